@@ -1,0 +1,623 @@
+//! A digital card's life: what may be asked of it, what then happened, what it is now.
+//!
+//! `decide` answers a command with events or a refusal; `evolve` applies an event. Both are pure.
+//! Time comes in with the command. A command whose effect is already there is a success without
+//! events. What a *tenant* may do (its plan, its quota) is not decided here: see
+//! [`crate::entitlements`] and [`crate::usage`].
+
+use chrono::{DateTime, Utc};
+use cqrs_es::event_sink::EventSink;
+use cqrs_es::{Aggregate, DomainEvent};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CardId, CardNumber};
+use crate::text::{Email, ExternalRef, HolderName, Tier};
+
+/// What may be asked of a card.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CardCommand {
+    /// Bring a card into being.
+    Issue(Issue),
+    /// Put an issued card to use.
+    Activate {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Take an active card out of use for a while.
+    Suspend {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Put a suspended card back to use.
+    Reinstate {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// End a card for good.
+    Revoke {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Record that a card's time is over, if it is.
+    Expire {
+        /// Now; the event records the moment the card was due.
+        at: DateTime<Utc>,
+    },
+    /// Give a card more time; an expired one becomes active again.
+    Renew {
+        /// The new end.
+        expires_at: DateTime<Utc>,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// End a card in favour of another, which must be issued in the same append.
+    Replace {
+        /// The card that takes its place.
+        by: CardId,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Correct or change who holds the card.
+    UpdateHolder {
+        /// The new holder, whole.
+        holder: Holder,
+        /// When.
+        at: DateTime<Utc>,
+    },
+}
+
+/// The particulars of a new card.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issue {
+    /// Its number, unique within the tenant.
+    pub number: CardNumber,
+    /// Who holds it.
+    pub holder: Holder,
+    /// The tenant's own reference.
+    pub external_ref: Option<ExternalRef>,
+    /// Its kind.
+    pub tier: Tier,
+    /// When it ends by itself.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Whether it is active from the start.
+    pub activate: bool,
+    /// The card whose place it takes.
+    pub replaces: Option<CardId>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// The person who holds a card. All personal data of a card's events is in this one object, so
+/// that it can be sealed apart from the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Name.
+    pub name: HolderName,
+    /// E-mail address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
+}
+
+/// What happened to a card.
+// The doc comments of this enum are the card part of EVENTS.md.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CardEvent {
+    /// A card came into circulation, not yet in use.
+    CardIssued {
+        /// 16 digits, unique within the tenant.
+        number: CardNumber,
+        /// Who holds it: personal data.
+        holder: Holder,
+        /// The tenant's own reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        external_ref: Option<ExternalRef>,
+        /// The tenant's name for this kind of card.
+        tier: Tier,
+        /// When it ends by itself; never, if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<DateTime<Utc>>,
+        /// The card whose place it takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<CardId>,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// An issued card was put to use.
+    CardActivated {
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// An active card was taken out of use for a while; it stays in circulation.
+    CardSuspended {
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A suspended card was put back to use.
+    CardReinstated {
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A card was ended for good and left circulation, unless it had expired before.
+    CardRevoked {
+        /// The status it had.
+        from: Status,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A card's time was over and it left circulation.
+    CardExpired {
+        /// The status it had.
+        from: Status,
+        /// The moment it was due, which may be before it was recorded.
+        at: DateTime<Utc>,
+    },
+    /// A card got a new end; an expired one is active and in circulation again.
+    CardRenewed {
+        /// The status it had.
+        from: Status,
+        /// The status it has now: `active` if it had expired, else unchanged.
+        to: Status,
+        /// The new end.
+        expires_at: DateTime<Utc>,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A card left circulation in favour of another.
+    CardReplaced {
+        /// The status it had.
+        from: Status,
+        /// The card that took its place.
+        by: CardId,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// The holder was corrected or changed.
+    CardHolderUpdated {
+        /// Who holds it now, whole: personal data.
+        holder: Holder,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+}
+
+/// Where a card is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// In circulation, not yet in use.
+    Issued,
+    /// In circulation and in use.
+    Active,
+    /// In circulation, out of use for a while.
+    Suspended,
+    /// Ended for good.
+    Revoked,
+    /// Its time is over; may be renewed.
+    Expired,
+    /// Another card took its place.
+    Replaced,
+}
+
+impl Status {
+    /// Every status, in the order of a life.
+    pub const ALL: [Self; 6] = [
+        Self::Issued,
+        Self::Active,
+        Self::Suspended,
+        Self::Revoked,
+        Self::Expired,
+        Self::Replaced,
+    ];
+
+    /// Whether a card of this status takes a place of the tenant's quota.
+    pub const fn in_circulation(self) -> bool {
+        match self {
+            Self::Issued | Self::Active | Self::Suspended => true,
+            Self::Revoked | Self::Expired | Self::Replaced => false,
+        }
+    }
+
+    /// The status as clients see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// Why a card did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CardRefusal {
+    /// No such card.
+    #[error("there is no such card")]
+    NotIssued,
+    /// The id is taken.
+    #[error("a card with this id was issued before")]
+    AlreadyIssued,
+    /// The card's status does not allow it.
+    #[error("a card that is {} cannot be {verb}", from.as_str())]
+    InvalidTransition {
+        /// The status it has.
+        from: Status,
+        /// What was asked, as a participle: `activated`.
+        verb: &'static str,
+    },
+    /// The asked end lies in the past.
+    #[error("expires_at must lie in the future")]
+    ExpiryNotInFuture,
+    /// The card's time is not over.
+    #[error("the card is not due to expire")]
+    NotDue,
+}
+
+/// A card as its events tell it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum DigitalCard {
+    /// Nothing happened yet.
+    #[default]
+    Unissued,
+    /// In circulation, not yet in use.
+    Issued(Particulars),
+    /// In circulation and in use.
+    Active(Particulars),
+    /// In circulation, out of use for a while.
+    Suspended(Particulars),
+    /// Ended for good.
+    Revoked(Particulars),
+    /// Its time is over.
+    Expired(Particulars),
+    /// Another card took its place.
+    Replaced(Particulars, CardId),
+}
+
+/// What stays with a card through its life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Particulars {
+    /// 16 digits, unique within the tenant.
+    pub number: CardNumber,
+    /// Who holds it.
+    pub holder: Holder,
+    /// The tenant's own reference.
+    pub external_ref: Option<ExternalRef>,
+    /// Its kind.
+    pub tier: Tier,
+    /// When it was issued.
+    pub issued_at: DateTime<Utc>,
+    /// When it ends by itself.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The card whose place it took.
+    pub replaces: Option<CardId>,
+}
+
+impl DigitalCard {
+    /// What happens when `command` is given to this card.
+    ///
+    /// A card whose time is over by the command's time expires first, whether or not that had
+    /// been recorded; the command then meets an expired card.
+    ///
+    /// # Errors
+    ///
+    /// A [`CardRefusal`] if the card's state does not allow the command; nothing happens then.
+    pub fn decide(&self, command: &CardCommand) -> Result<Vec<CardEvent>, CardRefusal> {
+        match self.lapse(command.at()) {
+            None => self.answer(command),
+            Some(expired) => {
+                let mut card = self.clone();
+                card.evolve(expired.clone());
+                let mut events = vec![expired];
+                events.extend(card.answer(command)?);
+                Ok(events)
+            }
+        }
+    }
+
+    /// Applies what happened. A card that was never issued stays unissued, whatever a broken
+    /// history says of it.
+    pub fn evolve(&mut self, event: CardEvent) {
+        match event {
+            CardEvent::CardIssued {
+                number,
+                holder,
+                external_ref,
+                tier,
+                expires_at,
+                replaces,
+                at,
+            } => {
+                *self = Self::Issued(Particulars {
+                    number,
+                    holder,
+                    external_ref,
+                    tier,
+                    issued_at: at,
+                    expires_at,
+                    replaces,
+                });
+            }
+            CardEvent::CardActivated { .. } | CardEvent::CardReinstated { .. } => {
+                self.enter(Self::Active);
+            }
+            CardEvent::CardSuspended { .. } => self.enter(Self::Suspended),
+            CardEvent::CardRevoked { .. } => self.enter(Self::Revoked),
+            CardEvent::CardExpired { .. } => self.enter(Self::Expired),
+            CardEvent::CardReplaced { by, .. } => self.enter(|card| Self::Replaced(card, by)),
+            CardEvent::CardRenewed { to, expires_at, .. } => {
+                if let Some(card) = self.particulars_mut() {
+                    card.expires_at = Some(expires_at);
+                }
+                if to == Status::Active {
+                    self.enter(Self::Active);
+                }
+            }
+            CardEvent::CardHolderUpdated { holder, .. } => {
+                if let Some(card) = self.particulars_mut() {
+                    card.holder = holder;
+                }
+            }
+        }
+    }
+
+    /// Where the card is in its life; `None` before it was issued.
+    pub const fn status(&self) -> Option<Status> {
+        match self {
+            Self::Unissued => None,
+            Self::Issued(_) => Some(Status::Issued),
+            Self::Active(_) => Some(Status::Active),
+            Self::Suspended(_) => Some(Status::Suspended),
+            Self::Revoked(_) => Some(Status::Revoked),
+            Self::Expired(_) => Some(Status::Expired),
+            Self::Replaced(..) => Some(Status::Replaced),
+        }
+    }
+
+    /// What stays with the card through its life; `None` before it was issued.
+    pub const fn particulars(&self) -> Option<&Particulars> {
+        match self {
+            Self::Unissued => None,
+            Self::Issued(card)
+            | Self::Active(card)
+            | Self::Suspended(card)
+            | Self::Revoked(card)
+            | Self::Expired(card)
+            | Self::Replaced(card, _) => Some(card),
+        }
+    }
+
+    /// The card that took this one's place.
+    pub const fn replaced_by(&self) -> Option<CardId> {
+        match self {
+            Self::Replaced(_, by) => Some(*by),
+            _ => None,
+        }
+    }
+
+    /// The expiry that is due at `now` and not yet recorded.
+    fn lapse(&self, now: DateTime<Utc>) -> Option<CardEvent> {
+        let from = self.status().filter(|status| status.in_circulation())?;
+        let due = self.particulars()?.expires_at.filter(|due| *due <= now)?;
+        Some(CardEvent::CardExpired { from, at: due })
+    }
+
+    /// The command's own events, for a card whose status is up to date.
+    fn answer(&self, command: &CardCommand) -> Result<Vec<CardEvent>, CardRefusal> {
+        let refuse = |from: Status, verb| Err(CardRefusal::InvalidTransition { from, verb });
+        let (status, card) = match (self.status(), self.particulars(), command) {
+            (_, _, CardCommand::Issue(issue)) => return self.issue(issue),
+            (Some(status), Some(card), _) => (status, card),
+            (None, _, _) | (_, None, _) => return Err(CardRefusal::NotIssued),
+        };
+        match *command {
+            CardCommand::Issue(_) => Err(CardRefusal::AlreadyIssued),
+            CardCommand::Activate { at } => match status {
+                Status::Issued => Ok(vec![CardEvent::CardActivated { at }]),
+                Status::Active => Ok(vec![]),
+                other => refuse(other, "activated"),
+            },
+            CardCommand::Suspend { at } => match status {
+                Status::Active => Ok(vec![CardEvent::CardSuspended { at }]),
+                Status::Suspended => Ok(vec![]),
+                other => refuse(other, "suspended"),
+            },
+            CardCommand::Reinstate { at } => match status {
+                Status::Suspended => Ok(vec![CardEvent::CardReinstated { at }]),
+                Status::Active => Ok(vec![]),
+                other => refuse(other, "reinstated"),
+            },
+            CardCommand::Revoke { at } => match status {
+                Status::Issued | Status::Active | Status::Suspended | Status::Expired => {
+                    Ok(vec![CardEvent::CardRevoked { from: status, at }])
+                }
+                Status::Revoked => Ok(vec![]),
+                Status::Replaced => refuse(status, "revoked"),
+            },
+            CardCommand::Expire { .. } => match status {
+                Status::Expired => Ok(vec![]),
+                _ => Err(CardRefusal::NotDue),
+            },
+            CardCommand::Renew { expires_at, at } => match status {
+                Status::Revoked | Status::Replaced => refuse(status, "renewed"),
+                _ if expires_at <= at => Err(CardRefusal::ExpiryNotInFuture),
+                _ if card.expires_at == Some(expires_at) && status != Status::Expired => Ok(vec![]),
+                _ => {
+                    let to = match status {
+                        Status::Expired => Status::Active,
+                        unchanged => unchanged,
+                    };
+                    Ok(vec![CardEvent::CardRenewed {
+                        from: status,
+                        to,
+                        expires_at,
+                        at,
+                    }])
+                }
+            },
+            CardCommand::Replace { by, at } => match status.in_circulation() {
+                true => Ok(vec![CardEvent::CardReplaced {
+                    from: status,
+                    by,
+                    at,
+                }]),
+                false => refuse(status, "replaced"),
+            },
+            CardCommand::UpdateHolder { ref holder, at } => match status {
+                Status::Revoked | Status::Replaced => refuse(status, "changed"),
+                _ if card.holder == *holder => Ok(vec![]),
+                _ => Ok(vec![CardEvent::CardHolderUpdated {
+                    holder: holder.clone(),
+                    at,
+                }]),
+            },
+        }
+    }
+
+    fn issue(&self, issue: &Issue) -> Result<Vec<CardEvent>, CardRefusal> {
+        if *self != Self::Unissued {
+            return Err(CardRefusal::AlreadyIssued);
+        }
+        if issue.expires_at.is_some_and(|end| end <= issue.at) {
+            return Err(CardRefusal::ExpiryNotInFuture);
+        }
+        let issued = CardEvent::CardIssued {
+            number: issue.number.clone(),
+            holder: issue.holder.clone(),
+            external_ref: issue.external_ref.clone(),
+            tier: issue.tier.clone(),
+            expires_at: issue.expires_at,
+            replaces: issue.replaces,
+            at: issue.at,
+        };
+        let activated = issue
+            .activate
+            .then_some(CardEvent::CardActivated { at: issue.at });
+        Ok(std::iter::once(issued).chain(activated).collect())
+    }
+
+    fn enter(&mut self, stage: impl FnOnce(Particulars) -> Self) {
+        if let Some(card) = std::mem::take(self).into_particulars() {
+            *self = stage(card);
+        }
+    }
+
+    fn particulars_mut(&mut self) -> Option<&mut Particulars> {
+        match self {
+            Self::Unissued => None,
+            Self::Issued(card)
+            | Self::Active(card)
+            | Self::Suspended(card)
+            | Self::Revoked(card)
+            | Self::Expired(card)
+            | Self::Replaced(card, _) => Some(card),
+        }
+    }
+
+    fn into_particulars(self) -> Option<Particulars> {
+        match self {
+            Self::Unissued => None,
+            Self::Issued(card)
+            | Self::Active(card)
+            | Self::Suspended(card)
+            | Self::Revoked(card)
+            | Self::Expired(card)
+            | Self::Replaced(card, _) => Some(card),
+        }
+    }
+}
+
+impl CardCommand {
+    /// When the command is given.
+    pub const fn at(&self) -> DateTime<Utc> {
+        match self {
+            Self::Issue(issue) => issue.at,
+            Self::Activate { at }
+            | Self::Suspend { at }
+            | Self::Reinstate { at }
+            | Self::Revoke { at }
+            | Self::Expire { at }
+            | Self::Renew { at, .. }
+            | Self::Replace { at, .. }
+            | Self::UpdateHolder { at, .. } => *at,
+        }
+    }
+}
+
+impl CardEvent {
+    /// The event's name, as stored.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CardIssued { .. } => "CardIssued",
+            Self::CardActivated { .. } => "CardActivated",
+            Self::CardSuspended { .. } => "CardSuspended",
+            Self::CardReinstated { .. } => "CardReinstated",
+            Self::CardRevoked { .. } => "CardRevoked",
+            Self::CardExpired { .. } => "CardExpired",
+            Self::CardRenewed { .. } => "CardRenewed",
+            Self::CardReplaced { .. } => "CardReplaced",
+            Self::CardHolderUpdated { .. } => "CardHolderUpdated",
+        }
+    }
+
+    /// The version of the event's shape: the newest, the only one this code writes.
+    pub const fn version(&self) -> &'static str {
+        match self {
+            Self::CardIssued { .. } => "2.0.0",
+            _ => "1.0.0",
+        }
+    }
+
+    /// When it happened.
+    pub const fn at(&self) -> DateTime<Utc> {
+        match self {
+            Self::CardIssued { at, .. }
+            | Self::CardActivated { at }
+            | Self::CardSuspended { at }
+            | Self::CardReinstated { at }
+            | Self::CardRevoked { at, .. }
+            | Self::CardExpired { at, .. }
+            | Self::CardRenewed { at, .. }
+            | Self::CardReplaced { at, .. }
+            | Self::CardHolderUpdated { at, .. } => *at,
+        }
+    }
+}
+
+impl DomainEvent for CardEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        self.version().to_owned()
+    }
+}
+
+impl Aggregate for DigitalCard {
+    const TYPE: &'static str = "DigitalCard";
+    type Command = CardCommand;
+    type Event = CardEvent;
+    type Error = CardRefusal;
+    type Services = ();
+
+    /// [`DigitalCard::decide`] behind the framework's signature. The sink applies what it is
+    /// given, and the store applies it again; writing against a clone keeps that to once.
+    async fn handle(
+        &mut self,
+        command: CardCommand,
+        (): &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), CardRefusal> {
+        let mut scratch = self.clone();
+        for event in self.decide(&command)? {
+            sink.write(event, &mut scratch).await;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: CardEvent) {
+        self.evolve(event);
+    }
+}

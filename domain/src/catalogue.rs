@@ -1,0 +1,371 @@
+//! What is for sale: features, the modules they make up, and the plans that bundle them.
+//!
+//! The terms of a plan are copied into the events of the subscriptions that take it, so history
+//! replays without the catalogue and a later version of a plan changes nobody's terms.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The slug of a feature: 1 to 60 of `a-z`, `0-9`, `_` and `.`, beginning with a letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FeatureSlug(String);
+
+/// The key of a plan; the same alphabet as a feature's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PlanKey(String);
+
+/// The text is neither a feature's slug nor a plan's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 60 characters of a-z, 0-9, '_' and '.', beginning with a letter")]
+pub struct InvalidKey;
+
+macro_rules! key {
+    ($name:ident) => {
+        impl $name {
+            /// The key as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidKey;
+
+            fn try_from(text: String) -> Result<Self, InvalidKey> {
+                is_key(&text).then_some(Self(text)).ok_or(InvalidKey)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(key: $name) -> Self {
+                key.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        /// Map look-ups by a plain `&str`, without allocating.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+key!(FeatureSlug);
+key!(PlanKey);
+
+fn is_key(text: &str) -> bool {
+    let alphabet = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.';
+    (1..=60).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(alphabet)
+}
+
+/// The slugs this code asks for by name.
+pub mod feature {
+    /// Issue, activate, suspend, reinstate, revoke, renew and replace one card; list and search.
+    pub const CARDS_LIFECYCLE: &str = "cards.lifecycle";
+    /// The most cards in circulation.
+    pub const MAX_CARDS: &str = "max_cards";
+    /// Bulk operations.
+    pub const CARDS_BULK: &str = "cards.bulk";
+    /// Exports in every format.
+    pub const CARDS_EXPORT: &str = "cards.export";
+    /// Live updates.
+    pub const CARDS_LIVE: &str = "cards.live";
+    /// Statistics.
+    pub const CARDS_STATS: &str = "cards.stats";
+    /// Exports as CSV only.
+    pub const EXPORT_CSV: &str = "export_csv";
+    /// More than one API key.
+    pub const API_ACCESS: &str = "api_access";
+    /// The tenant's own look on its cards.
+    pub const CUSTOM_BRANDING: &str = "custom_branding";
+}
+
+/// What a feature is worth to who has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureValue {
+    /// It may be used.
+    On,
+    /// It may be used up to this amount.
+    Limit(u64),
+    /// It may be used without a limit.
+    Unlimited,
+}
+
+impl FeatureValue {
+    /// The more generous of two values of the same feature.
+    pub fn most_generous(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unlimited, _) | (_, Self::Unlimited) => Self::Unlimited,
+            (Self::Limit(a), Self::Limit(b)) => Self::Limit(a.max(b)),
+            (Self::On, value) | (value, Self::On) => value,
+        }
+    }
+}
+
+/// As JSON: `true`, a number, or `"unlimited"`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum FeatureValueJson {
+    Flag(bool),
+    Limit(u64),
+    Word(String),
+}
+
+impl Serialize for FeatureValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::On => serializer.serialize_bool(true),
+            Self::Limit(limit) => serializer.serialize_u64(*limit),
+            Self::Unlimited => serializer.serialize_str("unlimited"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FeatureValue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let refuse = || serde::de::Error::custom("must be true, a whole number, or \"unlimited\"");
+        match FeatureValueJson::deserialize(deserializer).map_err(|_| refuse())? {
+            FeatureValueJson::Flag(true) => Ok(Self::On),
+            FeatureValueJson::Limit(limit) => Ok(Self::Limit(limit)),
+            FeatureValueJson::Word(word) if word == "unlimited" => Ok(Self::Unlimited),
+            FeatureValueJson::Flag(false) | FeatureValueJson::Word(_) => Err(refuse()),
+        }
+    }
+}
+
+/// Whether a feature is simply on, or counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureKind {
+    /// On or absent.
+    Flag,
+    /// A number, or unlimited.
+    Limit,
+}
+
+/// A feature as the catalogue describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its slug.
+    pub slug: FeatureSlug,
+    /// Its name, for people.
+    pub name: String,
+    /// Flag or limit.
+    pub kind: FeatureKind,
+    /// The lowest price level whose plans have it.
+    pub price_level: u32,
+    /// The module it belongs to, if any.
+    pub module: Option<String>,
+    /// Whether it may be sold on its own.
+    pub add_on: bool,
+}
+
+impl Feature {
+    /// Whether `value` is of this feature's kind.
+    pub const fn accepts(&self, value: FeatureValue) -> bool {
+        matches!(
+            (self.kind, value),
+            (FeatureKind::Flag, FeatureValue::On)
+                | (
+                    FeatureKind::Limit,
+                    FeatureValue::Limit(_) | FeatureValue::Unlimited
+                )
+        )
+    }
+}
+
+/// A module: features that are installed and locked together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Its key: `digital_card.basic`.
+    pub key: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The lowest price level whose plans install it.
+    pub price_level: u32,
+}
+
+/// One version of a plan: what a subscription that takes it gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanTerms {
+    /// Its key: `free`.
+    pub key: PlanKey,
+    /// 1 for the first version.
+    pub version: u32,
+    /// The price level.
+    pub price_level: u32,
+    /// Its place among the plans: changing to a higher rank is an upgrade.
+    pub rank: u32,
+    /// What it grants.
+    pub features: BTreeMap<FeatureSlug, FeatureValue>,
+}
+
+/// Everything that is for sale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalogue {
+    /// By slug.
+    pub features: BTreeMap<FeatureSlug, Feature>,
+    /// In price order.
+    pub modules: Vec<Module>,
+    /// The newest version of each plan, by key.
+    pub plans: BTreeMap<PlanKey, PlanTerms>,
+}
+
+impl Catalogue {
+    /// What Digital Card sells out of the box.
+    pub fn standard() -> Self {
+        let basic = || Some("digital_card.basic".to_owned());
+        let advanced = || Some("digital_card.advanced".to_owned());
+        let flag = FeatureKind::Flag;
+        let features = [
+            (
+                feature::CARDS_LIFECYCLE,
+                "Card lifecycle",
+                flag,
+                1,
+                basic(),
+                false,
+            ),
+            (
+                feature::MAX_CARDS,
+                "Cards in circulation",
+                FeatureKind::Limit,
+                1,
+                None,
+                true,
+            ),
+            (
+                feature::CARDS_BULK,
+                "Bulk operations",
+                flag,
+                2,
+                advanced(),
+                false,
+            ),
+            (feature::CARDS_EXPORT, "Exports", flag, 2, advanced(), false),
+            (
+                feature::CARDS_LIVE,
+                "Live updates",
+                flag,
+                2,
+                advanced(),
+                false,
+            ),
+            (
+                feature::CARDS_STATS,
+                "Statistics",
+                flag,
+                2,
+                advanced(),
+                false,
+            ),
+            (feature::EXPORT_CSV, "Export as CSV", flag, 2, None, true),
+            (
+                feature::API_ACCESS,
+                "More than one API key",
+                flag,
+                2,
+                None,
+                true,
+            ),
+            (
+                feature::CUSTOM_BRANDING,
+                "Custom branding",
+                flag,
+                2,
+                None,
+                true,
+            ),
+        ]
+        .into_iter()
+        .map(|(slug, name, kind, price_level, module, add_on)| {
+            let slug = FeatureSlug(slug.to_owned());
+            let name = name.to_owned();
+            (
+                slug.clone(),
+                Feature {
+                    slug,
+                    name,
+                    kind,
+                    price_level,
+                    module,
+                    add_on,
+                },
+            )
+        })
+        .collect();
+
+        let module = |key: &str, name: &str, price_level| Module {
+            key: key.to_owned(),
+            name: name.to_owned(),
+            price_level,
+        };
+        let level_1 = [(feature::CARDS_LIFECYCLE, FeatureValue::On)];
+        let level_2 = [
+            feature::CARDS_BULK,
+            feature::CARDS_EXPORT,
+            feature::CARDS_LIVE,
+            feature::CARDS_STATS,
+        ]
+        .map(|slug| (slug, FeatureValue::On));
+        let plan = |key: &str, price_level, rank, max_cards, extra: &[(&str, FeatureValue)]| {
+            let key = PlanKey(key.to_owned());
+            let features = level_1
+                .iter()
+                .chain(&[(feature::MAX_CARDS, max_cards)])
+                .chain(extra)
+                .map(|(slug, value)| (FeatureSlug((*slug).to_owned()), *value))
+                .collect();
+            (
+                key.clone(),
+                PlanTerms {
+                    key,
+                    version: 1,
+                    price_level,
+                    rank,
+                    features,
+                },
+            )
+        };
+        Self {
+            features,
+            modules: vec![
+                module("digital_card.basic", "Card lifecycle", 1),
+                module(
+                    "digital_card.advanced",
+                    "Bulk, exports, live updates, statistics",
+                    2,
+                ),
+            ],
+            plans: [
+                plan("free", 1, 0, FeatureValue::Limit(500), &[]),
+                plan("pro", 1, 1, FeatureValue::Unlimited, &[]),
+                plan("enterprise", 2, 2, FeatureValue::Unlimited, &level_2),
+            ]
+            .into(),
+        }
+    }
+
+    /// The feature with this slug, if it is for sale.
+    pub fn feature(&self, slug: &str) -> Option<&Feature> {
+        self.features.get(slug)
+    }
+
+    /// The newest terms of the plan with this key, if it is for sale.
+    pub fn plan(&self, key: &str) -> Option<&PlanTerms> {
+        self.plans.get(key)
+    }
+}

@@ -1,0 +1,269 @@
+//! Every event a ledger can hold: their sum, what travels with them, and how stored ones are
+//! read, whatever version they were written in.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
+use cqrs_es::persist::{EventUpcaster, SemanticVersionEventUpcaster, SerializedEvent};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::card::{CardEvent, DigitalCard};
+use crate::subscription::{SubscriptionEvent, TenantSubscription};
+
+/// The kinds of aggregate that share a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AggregateKind {
+    /// [`DigitalCard`].
+    Card,
+    /// [`TenantSubscription`].
+    Subscription,
+}
+
+impl AggregateKind {
+    /// The kind as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Card => DigitalCard::TYPE,
+            Self::Subscription => TenantSubscription::TYPE,
+        }
+    }
+
+    /// The kind stored as `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Card, Self::Subscription]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+}
+
+/// Any event of a tenant's ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Of a card.
+    Card(CardEvent),
+    /// Of the subscription.
+    Subscription(SubscriptionEvent),
+}
+
+impl Event {
+    /// The kind of aggregate it belongs to.
+    pub const fn kind(&self) -> AggregateKind {
+        match self {
+            Self::Card(_) => AggregateKind::Card,
+            Self::Subscription(_) => AggregateKind::Subscription,
+        }
+    }
+
+    /// Its name, as stored.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Card(event) => event.name(),
+            Self::Subscription(event) => event.name(),
+        }
+    }
+
+    /// The version of its shape.
+    pub const fn version(&self) -> &'static str {
+        match self {
+            Self::Card(event) => event.version(),
+            Self::Subscription(event) => event.version(),
+        }
+    }
+
+    /// When it happened.
+    pub const fn at(&self) -> DateTime<Utc> {
+        match self {
+            Self::Card(event) => event.at(),
+            Self::Subscription(event) => event.at(),
+        }
+    }
+
+    /// Its content as the text to store.
+    ///
+    /// # Errors
+    ///
+    /// Never for the events of this crate: their maps have text keys.
+    pub fn to_payload(&self) -> serde_json::Result<String> {
+        match self {
+            Self::Card(event) => serde_json::to_string(event),
+            Self::Subscription(event) => serde_json::to_string(event),
+        }
+    }
+}
+
+impl From<CardEvent> for Event {
+    fn from(event: CardEvent) -> Self {
+        Self::Card(event)
+    }
+}
+
+impl From<SubscriptionEvent> for Event {
+    fn from(event: SubscriptionEvent) -> Self {
+        Self::Subscription(event)
+    }
+}
+
+/// Who did it, why, and on whose request: what travels with an event beside its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The API key that asked, or the name of the process that did.
+    pub actor: String,
+    /// The role in which it asked.
+    pub role: String,
+    /// Why, as the asker said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The HTTP request it came with.
+    pub request_id: String,
+    /// What belongs together across requests and messages; the request itself if nothing else
+    /// was said.
+    pub correlation_id: String,
+    /// The command or event that led to it directly.
+    pub causation_id: String,
+}
+
+impl Metadata {
+    /// In the framework's form.
+    pub fn into_map(self) -> HashMap<String, String> {
+        let mut map = HashMap::from([
+            ("actor".to_owned(), self.actor),
+            ("role".to_owned(), self.role),
+            ("request_id".to_owned(), self.request_id),
+            ("correlation_id".to_owned(), self.correlation_id),
+            ("causation_id".to_owned(), self.causation_id),
+        ]);
+        if let Some(reason) = self.reason {
+            map.insert("reason".to_owned(), reason);
+        }
+        map
+    }
+}
+
+/// A stored event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum UndecodableEvent {
+    /// No aggregate of this kind is known.
+    #[error("unknown aggregate type {0:?}")]
+    UnknownAggregate(String),
+    /// The content does not have the shape that its name and version promise.
+    #[error("event {name} {version}: {source}")]
+    Malformed {
+        /// Its name, as stored.
+        name: String,
+        /// Its version, as stored.
+        version: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads stored events of any version.
+pub struct Decoder {
+    upcasters: Vec<Box<dyn EventUpcaster>>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            upcasters: vec![Box::new(SemanticVersionEventUpcaster::new(
+                "CardIssued",
+                "2.0.0",
+                Box::new(card_issued_2),
+            ))],
+        }
+    }
+}
+
+impl Decoder {
+    /// Brings a stored event to its newest shape.
+    pub fn upcast(&self, event: SerializedEvent) -> SerializedEvent {
+        self.upcasters.iter().fold(event, |event, upcaster| {
+            match upcaster.can_upcast(&event.event_type, &event.event_version) {
+                true => upcaster.upcast(event),
+                false => event,
+            }
+        })
+    }
+
+    /// Reads a stored event.
+    ///
+    /// # Errors
+    ///
+    /// [`UndecodableEvent`] if its aggregate is unknown or its content has another shape than
+    /// its name and version promise.
+    pub fn decode(&self, event: SerializedEvent) -> Result<Event, UndecodableEvent> {
+        let kind = AggregateKind::parse(&event.aggregate_type)
+            .ok_or_else(|| UndecodableEvent::UnknownAggregate(event.aggregate_type.clone()))?;
+        let (name, version) = (event.event_type.clone(), event.event_version.clone());
+        let payload = self.upcast(event).payload;
+        match kind {
+            AggregateKind::Card => serde_json::from_value(payload).map(Event::Card),
+            AggregateKind::Subscription => serde_json::from_value(payload).map(Event::Subscription),
+        }
+        .map_err(|source| UndecodableEvent::Malformed {
+            name,
+            version,
+            source,
+        })
+    }
+
+    /// Reads stored text; the short way when the shape is the newest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode`].
+    pub fn decode_text(
+        &self,
+        aggregate_type: &str,
+        name: &str,
+        version: &str,
+        payload: &str,
+    ) -> Result<Event, UndecodableEvent> {
+        let malformed = |source| UndecodableEvent::Malformed {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            source,
+        };
+        let newest = !self
+            .upcasters
+            .iter()
+            .any(|upcaster| upcaster.can_upcast(name, version));
+        match AggregateKind::parse(aggregate_type) {
+            None => Err(UndecodableEvent::UnknownAggregate(
+                aggregate_type.to_owned(),
+            )),
+            Some(AggregateKind::Card) if newest => serde_json::from_str(payload)
+                .map(Event::Card)
+                .map_err(malformed),
+            Some(AggregateKind::Subscription) if newest => serde_json::from_str(payload)
+                .map(Event::Subscription)
+                .map_err(malformed),
+            Some(_) => self.decode(SerializedEvent::new(
+                String::new(),
+                0,
+                aggregate_type.to_owned(),
+                name.to_owned(),
+                version.to_owned(),
+                serde_json::from_str(payload).map_err(malformed)?,
+                Value::Null,
+            )),
+        }
+    }
+}
+
+/// `CardIssued` 1 had the holder's name and e-mail address beside the other fields; 2 has them
+/// in one object of their own, so that personal data can be sealed apart.
+fn card_issued_2(mut payload: Value) -> Value {
+    if let Some(fields) = payload.get_mut("CardIssued").and_then(Value::as_object_mut) {
+        let name = fields.remove("holder_name").unwrap_or(Value::Null);
+        let mut holder = json!({ "name": name });
+        if let Some(email) = fields.remove("holder_email") {
+            holder["email"] = email;
+        }
+        fields.insert("holder".to_owned(), holder);
+        fields.entry("tier").or_insert_with(|| json!("standard"));
+    }
+    payload
+}

@@ -1,0 +1,400 @@
+//! A tenant's subscription: what the landlord may do to it, what then happened, what it is now.
+//!
+//! One subscription a tenant, in the tenant's own ledger, so that a plan change and a card have
+//! an order. What the subscription allows at a given moment is in [`crate::entitlements`].
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use cqrs_es::event_sink::EventSink;
+use cqrs_es::{Aggregate, DomainEvent};
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::{FeatureSlug, FeatureValue, PlanKey, PlanTerms};
+
+/// What may be asked of a subscription.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubscriptionCommand {
+    /// Begin, on a plan.
+    Start {
+        /// The plan's terms.
+        plan: PlanTerms,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Go over to another plan, or to another version of the same.
+    ChangePlan {
+        /// The new plan's terms.
+        to: PlanTerms,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Grant a feature beside the plan; a second grant of the same feature replaces the first.
+    GrantAddOn {
+        /// Which.
+        feature: FeatureSlug,
+        /// How much of it, and how.
+        grant: Grant,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Take a granted feature back.
+    RevokeAddOn {
+        /// Which.
+        feature: FeatureSlug,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Stop service until reinstated.
+    Suspend {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Resume service exactly as it was.
+    Reinstate {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// End the subscription.
+    Cancel {
+        /// When service ends; not before `at`.
+        ends_at: DateTime<Utc>,
+        /// When.
+        at: DateTime<Utc>,
+    },
+}
+
+/// What happened to a subscription.
+// The doc comments of this enum are the subscription part of EVENTS.md.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SubscriptionEvent {
+    /// The subscription began.
+    SubscriptionStarted {
+        /// The plan's terms, copied from the catalogue.
+        plan: PlanTerms,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// The tenant went over to a plan of a higher rank, or to a newer version of its own.
+    PlanUpgraded {
+        /// The plan it had.
+        from: PlanKey,
+        /// The new plan's terms, copied from the catalogue.
+        to: PlanTerms,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// The tenant went over to a plan of a lower rank.
+    PlanDowngraded {
+        /// The plan it had.
+        from: PlanKey,
+        /// The new plan's terms, copied from the catalogue.
+        to: PlanTerms,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A feature was granted beside the plan.
+    AddOnGranted {
+        /// Which.
+        feature: FeatureSlug,
+        /// How much of it, and how.
+        #[serde(flatten)]
+        grant: Grant,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// A granted feature was taken back.
+    AddOnRevoked {
+        /// Which.
+        feature: FeatureSlug,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// Service stopped until reinstated; nothing was deleted.
+    SubscriptionSuspended {
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// Service resumed exactly as it was.
+    SubscriptionReinstated {
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+    /// The subscription was ended.
+    SubscriptionCancelled {
+        /// When service ends.
+        ends_at: DateTime<Utc>,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
+}
+
+/// A feature granted beside the plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// How much of it.
+    pub value: FeatureValue,
+    /// Sold or gifted on top of the plan, or put in the plan's place.
+    pub kind: GrantKind,
+    /// When it ends by itself; never, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// How a grant and the plan's own value go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantKind {
+    /// The more generous of the two counts.
+    AddOn,
+    /// The grant counts, even where the plan is more generous.
+    Override,
+}
+
+/// Why a subscription did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionRefusal {
+    /// It has not begun.
+    #[error("the subscription has not started")]
+    NotStarted,
+    /// It began before.
+    #[error("the subscription has started already")]
+    AlreadyStarted,
+    /// It was ended, for good.
+    #[error("the subscription was cancelled")]
+    Cancelled,
+    /// The feature was not granted beside the plan.
+    #[error("the feature {0} was not granted beside the plan")]
+    NotGranted(FeatureSlug),
+    /// The asked end lies in the past.
+    #[error("expires_at must lie in the future")]
+    ExpiryNotInFuture,
+}
+
+/// A subscription as its events tell it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum TenantSubscription {
+    /// Nothing happened yet.
+    #[default]
+    NotStarted,
+    /// In service.
+    Active(Terms),
+    /// Out of service until reinstated.
+    Suspended(Terms),
+    /// Ended.
+    Cancelled {
+        /// The terms in force until the end.
+        terms: Terms,
+        /// When service ends.
+        ends_at: DateTime<Utc>,
+    },
+}
+
+/// What a tenant has bought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The plan.
+    pub plan: PlanTerms,
+    /// What was granted beside it.
+    pub grants: BTreeMap<FeatureSlug, Grant>,
+    /// When the subscription began.
+    pub started_at: DateTime<Utc>,
+}
+
+impl TenantSubscription {
+    /// What happens when `command` is given to this subscription.
+    ///
+    /// # Errors
+    ///
+    /// A [`SubscriptionRefusal`] if its state does not allow the command; nothing happens then.
+    pub fn decide(
+        &self,
+        command: SubscriptionCommand,
+    ) -> Result<Vec<SubscriptionEvent>, SubscriptionRefusal> {
+        use SubscriptionCommand as Command;
+        use SubscriptionEvent as Event;
+
+        let (terms, suspended) = match (self, &command) {
+            (Self::NotStarted, Command::Start { plan, at }) => {
+                let plan = plan.clone();
+                return Ok(vec![Event::SubscriptionStarted { plan, at: *at }]);
+            }
+            (Self::NotStarted, _) => return Err(SubscriptionRefusal::NotStarted),
+            (_, Command::Start { .. }) => return Err(SubscriptionRefusal::AlreadyStarted),
+            (Self::Cancelled { .. }, Command::Cancel { .. }) => return Ok(vec![]),
+            (Self::Cancelled { .. }, _) => return Err(SubscriptionRefusal::Cancelled),
+            (Self::Active(terms), _) => (terms, false),
+            (Self::Suspended(terms), _) => (terms, true),
+        };
+        match command {
+            Command::Start { .. } => Err(SubscriptionRefusal::AlreadyStarted),
+            Command::ChangePlan { to, .. } if to == terms.plan => Ok(vec![]),
+            Command::ChangePlan { to, at } => {
+                let from = terms.plan.key.clone();
+                Ok(vec![match to.rank < terms.plan.rank {
+                    true => Event::PlanDowngraded { from, to, at },
+                    false => Event::PlanUpgraded { from, to, at },
+                }])
+            }
+            Command::GrantAddOn { grant, at, .. }
+                if grant.expires_at.is_some_and(|end| end <= at) =>
+            {
+                Err(SubscriptionRefusal::ExpiryNotInFuture)
+            }
+            Command::GrantAddOn { feature, grant, .. }
+                if terms.grants.get(&feature) == Some(&grant) =>
+            {
+                Ok(vec![])
+            }
+            Command::GrantAddOn { feature, grant, at } => {
+                Ok(vec![Event::AddOnGranted { feature, grant, at }])
+            }
+            Command::RevokeAddOn { feature, at } => match terms.grants.contains_key(&feature) {
+                true => Ok(vec![Event::AddOnRevoked { feature, at }]),
+                false => Err(SubscriptionRefusal::NotGranted(feature)),
+            },
+            Command::Suspend { .. } if suspended => Ok(vec![]),
+            Command::Suspend { at } => Ok(vec![Event::SubscriptionSuspended { at }]),
+            Command::Reinstate { .. } if !suspended => Ok(vec![]),
+            Command::Reinstate { at } => Ok(vec![Event::SubscriptionReinstated { at }]),
+            Command::Cancel { ends_at, at } => {
+                let ends_at = ends_at.max(at);
+                Ok(vec![Event::SubscriptionCancelled { ends_at, at }])
+            }
+        }
+    }
+
+    /// Applies what happened. A subscription that never started stays so, whatever a broken
+    /// history says of it.
+    pub fn evolve(&mut self, event: SubscriptionEvent) {
+        use SubscriptionEvent as Event;
+
+        match event {
+            Event::SubscriptionStarted { plan, at } => {
+                *self = Self::Active(Terms {
+                    plan,
+                    grants: BTreeMap::new(),
+                    started_at: at,
+                });
+            }
+            Event::PlanUpgraded { to, .. } | Event::PlanDowngraded { to, .. } => {
+                self.amend(|terms| terms.plan = to);
+            }
+            Event::AddOnGranted { feature, grant, .. } => {
+                self.amend(|terms| {
+                    terms.grants.insert(feature, grant);
+                });
+            }
+            Event::AddOnRevoked { feature, .. } => {
+                self.amend(|terms| {
+                    terms.grants.remove(&feature);
+                });
+            }
+            Event::SubscriptionSuspended { .. } => self.enter(Self::Suspended),
+            Event::SubscriptionReinstated { .. } => self.enter(Self::Active),
+            Event::SubscriptionCancelled { ends_at, .. } => {
+                self.enter(|terms| Self::Cancelled { terms, ends_at });
+            }
+        }
+    }
+
+    /// What the tenant has bought; `None` before the subscription started.
+    pub const fn terms(&self) -> Option<&Terms> {
+        match self {
+            Self::NotStarted => None,
+            Self::Active(terms) | Self::Suspended(terms) | Self::Cancelled { terms, .. } => {
+                Some(terms)
+            }
+        }
+    }
+
+    fn amend(&mut self, change: impl FnOnce(&mut Terms)) {
+        match self {
+            Self::NotStarted => {}
+            Self::Active(terms) | Self::Suspended(terms) | Self::Cancelled { terms, .. } => {
+                change(terms);
+            }
+        }
+    }
+
+    fn enter(&mut self, stage: impl FnOnce(Terms) -> Self) {
+        match std::mem::take(self) {
+            Self::NotStarted => {}
+            Self::Active(terms) | Self::Suspended(terms) | Self::Cancelled { terms, .. } => {
+                *self = stage(terms);
+            }
+        }
+    }
+}
+
+impl SubscriptionEvent {
+    /// The event's name, as stored.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SubscriptionStarted { .. } => "SubscriptionStarted",
+            Self::PlanUpgraded { .. } => "PlanUpgraded",
+            Self::PlanDowngraded { .. } => "PlanDowngraded",
+            Self::AddOnGranted { .. } => "AddOnGranted",
+            Self::AddOnRevoked { .. } => "AddOnRevoked",
+            Self::SubscriptionSuspended { .. } => "SubscriptionSuspended",
+            Self::SubscriptionReinstated { .. } => "SubscriptionReinstated",
+            Self::SubscriptionCancelled { .. } => "SubscriptionCancelled",
+        }
+    }
+
+    /// The version of the event's shape: the newest, the only one this code writes.
+    pub const fn version(&self) -> &'static str {
+        "1.0.0"
+    }
+
+    /// When it happened.
+    pub const fn at(&self) -> DateTime<Utc> {
+        match self {
+            Self::SubscriptionStarted { at, .. }
+            | Self::PlanUpgraded { at, .. }
+            | Self::PlanDowngraded { at, .. }
+            | Self::AddOnGranted { at, .. }
+            | Self::AddOnRevoked { at, .. }
+            | Self::SubscriptionSuspended { at }
+            | Self::SubscriptionReinstated { at }
+            | Self::SubscriptionCancelled { at, .. } => *at,
+        }
+    }
+}
+
+impl DomainEvent for SubscriptionEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        self.version().to_owned()
+    }
+}
+
+impl Aggregate for TenantSubscription {
+    const TYPE: &'static str = "TenantSubscription";
+    type Command = SubscriptionCommand;
+    type Event = SubscriptionEvent;
+    type Error = SubscriptionRefusal;
+    type Services = ();
+
+    /// [`TenantSubscription::decide`] behind the framework's signature. The sink applies what
+    /// it is given, and the store applies it again; writing against a clone keeps that to once.
+    async fn handle(
+        &mut self,
+        command: SubscriptionCommand,
+        (): &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), SubscriptionRefusal> {
+        let mut scratch = self.clone();
+        for event in self.decide(command)? {
+            sink.write(event, &mut scratch).await;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: SubscriptionEvent) {
+        self.evolve(event);
+    }
+}

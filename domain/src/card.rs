@@ -5,11 +5,16 @@
 //! events. What a *tenant* may do (its plan, its quota) is not decided here: see
 //! [`crate::entitlements`] and [`crate::usage`].
 
+mod event;
+mod status;
+
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
-use cqrs_es::{Aggregate, DomainEvent};
 use serde::{Deserialize, Serialize};
 
+pub use self::event::CardEvent;
+pub use self::status::Status;
 use crate::ids::{CardId, CardNumber};
 use crate::text::{Email, ExternalRef, HolderName, Tier};
 
@@ -50,7 +55,8 @@ pub enum CardCommand {
         /// When.
         at: DateTime<Utc>,
     },
-    /// End a card in favour of another, which must be issued in the same append.
+    /// End a card in favour of another, which must be issued in the same append. Repeating it
+    /// with the same card is a success, with another a refusal.
     Replace {
         /// The card that takes its place.
         by: CardId,
@@ -96,138 +102,6 @@ pub struct Holder {
     /// E-mail address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
-}
-
-/// What happened to a card.
-// The doc comments of this enum are the card part of EVENTS.md.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum CardEvent {
-    /// A card came into circulation, not yet in use.
-    CardIssued {
-        /// 16 digits, unique within the tenant.
-        number: CardNumber,
-        /// Who holds it: personal data.
-        holder: Holder,
-        /// The tenant's own reference.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        external_ref: Option<ExternalRef>,
-        /// The tenant's name for this kind of card.
-        tier: Tier,
-        /// When it ends by itself; never, if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        expires_at: Option<DateTime<Utc>>,
-        /// The card whose place it takes.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        replaces: Option<CardId>,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// An issued card was put to use.
-    CardActivated {
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// An active card was taken out of use for a while; it stays in circulation.
-    CardSuspended {
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A suspended card was put back to use.
-    CardReinstated {
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A card was ended for good and left circulation, unless it had expired before.
-    CardRevoked {
-        /// The status it had.
-        from: Status,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A card's time was over and it left circulation.
-    CardExpired {
-        /// The status it had.
-        from: Status,
-        /// The moment it was due, which may be before it was recorded.
-        at: DateTime<Utc>,
-    },
-    /// A card got a new end; an expired one is active and in circulation again.
-    CardRenewed {
-        /// The status it had.
-        from: Status,
-        /// The status it has now: `active` if it had expired, else unchanged.
-        to: Status,
-        /// The new end.
-        expires_at: DateTime<Utc>,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A card left circulation in favour of another.
-    CardReplaced {
-        /// The status it had.
-        from: Status,
-        /// The card that took its place.
-        by: CardId,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// The holder was corrected or changed.
-    CardHolderUpdated {
-        /// Who holds it now, whole: personal data.
-        holder: Holder,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-}
-
-/// Where a card is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// In circulation, not yet in use.
-    Issued,
-    /// In circulation and in use.
-    Active,
-    /// In circulation, out of use for a while.
-    Suspended,
-    /// Ended for good.
-    Revoked,
-    /// Its time is over; may be renewed.
-    Expired,
-    /// Another card took its place.
-    Replaced,
-}
-
-impl Status {
-    /// Every status, in the order of a life.
-    pub const ALL: [Self; 6] = [
-        Self::Issued,
-        Self::Active,
-        Self::Suspended,
-        Self::Revoked,
-        Self::Expired,
-        Self::Replaced,
-    ];
-
-    /// Whether a card of this status takes a place of the tenant's quota.
-    pub const fn in_circulation(self) -> bool {
-        match self {
-            Self::Issued | Self::Active | Self::Suspended => true,
-            Self::Revoked | Self::Expired | Self::Replaced => false,
-        }
-    }
-
-    /// The status as clients see it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Issued => "issued",
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-            Self::Replaced => "replaced",
-        }
-    }
 }
 
 /// Why a card did not do what was asked.
@@ -416,17 +290,23 @@ impl DigitalCard {
             CardCommand::Activate { at } => match status {
                 Status::Issued => Ok(vec![CardEvent::CardActivated { at }]),
                 Status::Active => Ok(vec![]),
-                other => refuse(other, "activated"),
+                Status::Suspended | Status::Revoked | Status::Expired | Status::Replaced => {
+                    refuse(status, "activated")
+                }
             },
             CardCommand::Suspend { at } => match status {
                 Status::Active => Ok(vec![CardEvent::CardSuspended { at }]),
                 Status::Suspended => Ok(vec![]),
-                other => refuse(other, "suspended"),
+                Status::Issued | Status::Revoked | Status::Expired | Status::Replaced => {
+                    refuse(status, "suspended")
+                }
             },
             CardCommand::Reinstate { at } => match status {
                 Status::Suspended => Ok(vec![CardEvent::CardReinstated { at }]),
                 Status::Active => Ok(vec![]),
-                other => refuse(other, "reinstated"),
+                Status::Issued | Status::Revoked | Status::Expired | Status::Replaced => {
+                    refuse(status, "reinstated")
+                }
             },
             CardCommand::Revoke { at } => match status {
                 Status::Issued | Status::Active | Status::Suspended | Status::Expired => {
@@ -456,13 +336,16 @@ impl DigitalCard {
                     }])
                 }
             },
-            CardCommand::Replace { by, at } => match status.in_circulation() {
-                true => Ok(vec![CardEvent::CardReplaced {
-                    from: status,
-                    by,
-                    at,
-                }]),
-                false => refuse(status, "replaced"),
+            CardCommand::Replace { by, at } => match status {
+                Status::Issued | Status::Active | Status::Suspended => {
+                    Ok(vec![CardEvent::CardReplaced {
+                        from: status,
+                        by,
+                        at,
+                    }])
+                }
+                Status::Replaced if self.replaced_by() == Some(by) => Ok(vec![]),
+                Status::Revoked | Status::Expired | Status::Replaced => refuse(status, "replaced"),
             },
             CardCommand::UpdateHolder { ref holder, at } => match status {
                 Status::Revoked | Status::Replaced => refuse(status, "changed"),
@@ -542,56 +425,6 @@ impl CardCommand {
             | Self::Replace { at, .. }
             | Self::UpdateHolder { at, .. } => *at,
         }
-    }
-}
-
-impl CardEvent {
-    /// The event's name, as stored.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::CardIssued { .. } => "CardIssued",
-            Self::CardActivated { .. } => "CardActivated",
-            Self::CardSuspended { .. } => "CardSuspended",
-            Self::CardReinstated { .. } => "CardReinstated",
-            Self::CardRevoked { .. } => "CardRevoked",
-            Self::CardExpired { .. } => "CardExpired",
-            Self::CardRenewed { .. } => "CardRenewed",
-            Self::CardReplaced { .. } => "CardReplaced",
-            Self::CardHolderUpdated { .. } => "CardHolderUpdated",
-        }
-    }
-
-    /// The version of the event's shape: the newest, the only one this code writes.
-    pub const fn version(&self) -> &'static str {
-        match self {
-            Self::CardIssued { .. } => "2.0.0",
-            _ => "1.0.0",
-        }
-    }
-
-    /// When it happened.
-    pub const fn at(&self) -> DateTime<Utc> {
-        match self {
-            Self::CardIssued { at, .. }
-            | Self::CardActivated { at }
-            | Self::CardSuspended { at }
-            | Self::CardReinstated { at }
-            | Self::CardRevoked { at, .. }
-            | Self::CardExpired { at, .. }
-            | Self::CardRenewed { at, .. }
-            | Self::CardReplaced { at, .. }
-            | Self::CardHolderUpdated { at, .. } => *at,
-        }
-    }
-}
-
-impl DomainEvent for CardEvent {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        self.version().to_owned()
     }
 }
 

@@ -191,17 +191,20 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`UndecodableEvent`] if its aggregate is unknown or its content has another shape than
-    /// its name and version promise.
+    /// [`UndecodableEvent`] if its aggregate is unknown, its content has another shape than its
+    /// name and version promise, or its version is newer than this code.
     pub fn decode(&self, event: SerializedEvent) -> Result<Event, UndecodableEvent> {
         let kind = AggregateKind::parse(&event.aggregate_type)
             .ok_or_else(|| UndecodableEvent::UnknownAggregate(event.aggregate_type.clone()))?;
         let (name, version) = (event.event_type.clone(), event.event_version.clone());
-        let payload = self.upcast(event).payload;
+        let newest = self.upcast(event);
         match kind {
-            AggregateKind::Card => serde_json::from_value(payload).map(Event::Card),
-            AggregateKind::Subscription => serde_json::from_value(payload).map(Event::Subscription),
+            AggregateKind::Card => serde_json::from_value(newest.payload).map(Event::Card),
+            AggregateKind::Subscription => {
+                serde_json::from_value(newest.payload).map(Event::Subscription)
+            }
         }
+        .and_then(|event| as_promised(event, &newest.event_type, &newest.event_version))
         .map_err(|source| UndecodableEvent::Malformed {
             name,
             version,
@@ -236,9 +239,11 @@ impl Decoder {
             )),
             Some(AggregateKind::Card) if newest => serde_json::from_str(payload)
                 .map(Event::Card)
+                .and_then(|event| as_promised(event, name, version))
                 .map_err(malformed),
             Some(AggregateKind::Subscription) if newest => serde_json::from_str(payload)
                 .map(Event::Subscription)
+                .and_then(|event| as_promised(event, name, version))
                 .map_err(malformed),
             Some(_) => self.decode(SerializedEvent::new(
                 String::new(),
@@ -251,6 +256,24 @@ impl Decoder {
             )),
         }
     }
+}
+
+/// Refuses an event stored under another event's name, and one of a version this code does not
+/// know: reading it as if it were known would drop what the newer shape added.
+fn as_promised(event: Event, name: &str, version: &str) -> serde_json::Result<Event> {
+    use serde::de::Error;
+
+    if event.name() != name {
+        let held = event.name();
+        return Err(Error::custom(format_args!("the content is a {held}")));
+    }
+    if event.version() != version {
+        let known = event.version();
+        return Err(Error::custom(format_args!(
+            "the newest version known here is {known}"
+        )));
+    }
+    Ok(event)
 }
 
 /// `CardIssued` 1 had the holder's name and e-mail address beside the other fields; 2 has them

@@ -3,14 +3,17 @@
 //! One subscription a tenant, in the tenant's own ledger, so that a plan change and a card have
 //! an order. What the subscription allows at a given moment is in [`crate::entitlements`].
 
+mod event;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
-use cqrs_es::{Aggregate, DomainEvent};
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{FeatureSlug, FeatureValue, PlanKey, PlanTerms};
+pub use self::event::{Grant, GrantKind, SubscriptionEvent};
+use crate::catalogue::{FeatureSlug, PlanTerms};
 
 /// What may be asked of a subscription.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,100 +58,14 @@ pub enum SubscriptionCommand {
         /// When.
         at: DateTime<Utc>,
     },
-    /// End the subscription.
+    /// End the subscription, for good. One that is suspended ends at once: there is no service
+    /// left to run out.
     Cancel {
-        /// When service ends; not before `at`.
+        /// When service ends; an end before `at` is `at`.
         ends_at: DateTime<Utc>,
         /// When.
         at: DateTime<Utc>,
     },
-}
-
-/// What happened to a subscription.
-// The doc comments of this enum are the subscription part of EVENTS.md.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum SubscriptionEvent {
-    /// The subscription began.
-    SubscriptionStarted {
-        /// The plan's terms, copied from the catalogue.
-        plan: PlanTerms,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// The tenant went over to a plan of a higher rank, or to a newer version of its own.
-    PlanUpgraded {
-        /// The plan it had.
-        from: PlanKey,
-        /// The new plan's terms, copied from the catalogue.
-        to: PlanTerms,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// The tenant went over to a plan of a lower rank.
-    PlanDowngraded {
-        /// The plan it had.
-        from: PlanKey,
-        /// The new plan's terms, copied from the catalogue.
-        to: PlanTerms,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A feature was granted beside the plan.
-    AddOnGranted {
-        /// Which.
-        feature: FeatureSlug,
-        /// How much of it, and how.
-        #[serde(flatten)]
-        grant: Grant,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// A granted feature was taken back.
-    AddOnRevoked {
-        /// Which.
-        feature: FeatureSlug,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// Service stopped until reinstated; nothing was deleted.
-    SubscriptionSuspended {
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// Service resumed exactly as it was.
-    SubscriptionReinstated {
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-    /// The subscription was ended.
-    SubscriptionCancelled {
-        /// When service ends.
-        ends_at: DateTime<Utc>,
-        /// When it happened.
-        at: DateTime<Utc>,
-    },
-}
-
-/// A feature granted beside the plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Grant {
-    /// How much of it.
-    pub value: FeatureValue,
-    /// Sold or gifted on top of the plan, or put in the plan's place.
-    pub kind: GrantKind,
-    /// When it ends by itself; never, if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// How a grant and the plan's own value go together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GrantKind {
-    /// The more generous of the two counts.
-    AddOn,
-    /// The grant counts, even where the plan is more generous.
-    Override,
 }
 
 /// Why a subscription did not do what was asked.
@@ -258,7 +175,8 @@ impl TenantSubscription {
             Command::Reinstate { .. } if !suspended => Ok(vec![]),
             Command::Reinstate { at } => Ok(vec![Event::SubscriptionReinstated { at }]),
             Command::Cancel { ends_at, at } => {
-                let ends_at = ends_at.max(at);
+                // A future end would put a tenant that did not pay back into service until then.
+                let ends_at = if suspended { at } else { ends_at.max(at) };
                 Ok(vec![Event::SubscriptionCancelled { ends_at, at }])
             }
         }
@@ -324,51 +242,6 @@ impl TenantSubscription {
                 *self = stage(terms);
             }
         }
-    }
-}
-
-impl SubscriptionEvent {
-    /// The event's name, as stored.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::SubscriptionStarted { .. } => "SubscriptionStarted",
-            Self::PlanUpgraded { .. } => "PlanUpgraded",
-            Self::PlanDowngraded { .. } => "PlanDowngraded",
-            Self::AddOnGranted { .. } => "AddOnGranted",
-            Self::AddOnRevoked { .. } => "AddOnRevoked",
-            Self::SubscriptionSuspended { .. } => "SubscriptionSuspended",
-            Self::SubscriptionReinstated { .. } => "SubscriptionReinstated",
-            Self::SubscriptionCancelled { .. } => "SubscriptionCancelled",
-        }
-    }
-
-    /// The version of the event's shape: the newest, the only one this code writes.
-    pub const fn version(&self) -> &'static str {
-        "1.0.0"
-    }
-
-    /// When it happened.
-    pub const fn at(&self) -> DateTime<Utc> {
-        match self {
-            Self::SubscriptionStarted { at, .. }
-            | Self::PlanUpgraded { at, .. }
-            | Self::PlanDowngraded { at, .. }
-            | Self::AddOnGranted { at, .. }
-            | Self::AddOnRevoked { at, .. }
-            | Self::SubscriptionSuspended { at }
-            | Self::SubscriptionReinstated { at }
-            | Self::SubscriptionCancelled { at, .. } => *at,
-        }
-    }
-}
-
-impl DomainEvent for SubscriptionEvent {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        self.version().to_owned()
     }
 }
 

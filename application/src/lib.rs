@@ -1,1 +1,60 @@
-//! Under construction.
+//! What Digital Card does: the commands and queries of tenants, landlord and auditors, the loop
+//! that drives everything after a commit, and the ports through which all of it reaches the
+//! outside.
+//!
+//! [`Application`] is the table of contents: one method a use case, each in the file of its noun.
+//! A command reads top to bottom as *permission, rule, decision, append*; it never touches a
+//! read model. A query reads a read model; it never changes anything.
+
+pub mod cards;
+pub mod entitlements;
+pub mod subscriptions;
+pub mod tenants;
+
+pub mod audit;
+pub mod keys;
+
+pub mod doorbell;
+pub mod processes;
+pub mod subscribers;
+
+pub mod commands;
+pub mod error;
+pub mod ports;
+pub mod scope;
+
+use std::sync::Arc;
+
+use domain::catalogue::Catalogue;
+use domain::event::Decoder;
+
+use crate::keys::KeyRing;
+use crate::ports::{Agenda, Clock, Landlord, LandlordView, Random, TenantStores};
+use crate::subscribers::Subscribers;
+use crate::tenants::Directory;
+
+/// The use cases, and what they need. Built once, in the wiring.
+pub struct Application {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub random: Arc<dyn Random>,
+    /// The tenants' own stores.
+    pub stores: Arc<dyn TenantStores>,
+    /// The landlord's records.
+    pub landlord: Arc<dyn Landlord>,
+    /// The landlord's read models.
+    pub overviews: Arc<dyn LandlordView>,
+    /// When which tenant needs attention.
+    pub agenda: Arc<dyn Agenda>,
+    /// What is for sale.
+    pub catalogue: Catalogue,
+    /// How stored events are read.
+    pub decoder: Decoder,
+    /// Which tenants exist, in memory.
+    pub directory: Directory,
+    /// Who may come in, in memory.
+    pub keys: KeyRing,
+    /// Everything that follows the ledgers.
+    pub subscribers: Arc<Subscribers>,
+}

@@ -1,1 +1,15 @@
-//! Under construction.
+//! The adapters behind the application's ports.
+//!
+//! Only `api/src/wiring.rs` names what is in here. SQL lives in this crate and in `migrations/`
+//! and nowhere else.
+
+pub mod database;
+
+pub mod ledger;
+pub mod tenants;
+
+pub mod projections;
+
+pub mod landlord;
+
+pub mod clock;

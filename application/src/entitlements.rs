@@ -1,0 +1,178 @@
+//! What a tenant may do and how much of it is used: the gate that every paid path goes through,
+//! and the pages that show a tenant what it has.
+//!
+//! All of it is read from the ledger's head in memory and evaluated against the clock: no I/O,
+//! no cache to go stale, and never an answer from the landlord's database.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use domain::catalogue::{FeatureSlug, Module, PlanKey};
+use domain::entitlements::{Entitlement, Standing};
+use domain::ids::{Position, TenantId, Version};
+use domain::usage::{AdmissionRefusal, Usage};
+
+use crate::Application;
+use crate::error::{Error, Refusal};
+use crate::ports::{Head, TenantStore};
+use crate::scope::{Role, Scope};
+
+const READ: &[Role] = &[Role::TenantAdmin, Role::TenantViewer];
+
+/// What a tenant has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TenantEntitlements {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The plan.
+    pub plan: PlanKey,
+    /// The price level.
+    pub price_level: u32,
+    /// Whether the tenant is served.
+    pub standing: Standing,
+    /// Every right.
+    pub features: BTreeMap<FeatureSlug, Entitlement>,
+    /// The ledger position up to which this is.
+    pub as_of: Position,
+    /// The version of the subscription.
+    pub version: Version,
+}
+
+/// Whether a tenant has a module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModuleState {
+    /// The module.
+    pub module: Module,
+    /// Whether all of it may be used.
+    pub installed: bool,
+    /// Features of it that the tenant may use.
+    pub features: Vec<FeatureSlug>,
+    /// Why it is locked.
+    pub locked: Option<Lock>,
+}
+
+/// Why a module is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// A plan of this price level unlocks it.
+    PriceLevel(u32),
+    /// The tenant is not served.
+    Standing(Standing),
+}
+
+/// How many cards a tenant has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantUsage {
+    /// By status.
+    pub usage: Usage,
+    /// The most in circulation; none is without limit.
+    pub limit: Option<u64>,
+    /// The ledger position up to which this is.
+    pub as_of: Position,
+}
+
+impl Application {
+    /// What the asker's tenant has.
+    pub async fn entitlements(&self, scope: &Scope) -> Result<TenantEntitlements, Error> {
+        let head = self.head(scope).await?;
+        let now = self.clock.now();
+        let terms = head
+            .subscription
+            .terms()
+            .ok_or(Error::NotFound("subscription"))?;
+        Ok(TenantEntitlements {
+            tenant: scope.own_tenant()?,
+            plan: terms.plan.key.clone(),
+            price_level: terms.plan.price_level,
+            standing: head.subscription.standing(now),
+            features: head.subscription.entitlements(now),
+            as_of: head.position,
+            version: head.subscription_version,
+        })
+    }
+
+    /// Which modules the asker's tenant has, and what would unlock the others.
+    pub async fn modules(&self, scope: &Scope) -> Result<Vec<ModuleState>, Error> {
+        let head = self.head(scope).await?;
+        let now = self.clock.now();
+        let standing = head.subscription.standing(now);
+        let module_state = |module: &Module| {
+            let (mut features, mut missing) = (Vec::new(), false);
+            for feature in self.catalogue.features.values() {
+                if feature.module.as_deref() != Some(&module.key) {
+                    continue;
+                }
+                match head.subscription.entitlement(feature.slug.as_str(), now) {
+                    Some(_) => features.push(feature.slug.clone()),
+                    None => missing = true,
+                }
+            }
+            let locked = match (missing, standing) {
+                (true, _) => Some(Lock::PriceLevel(module.price_level)),
+                (false, Standing::Good) => None,
+                (false, standing) => Some(Lock::Standing(standing)),
+            };
+            ModuleState {
+                module: module.clone(),
+                installed: locked.is_none(),
+                features,
+                locked,
+            }
+        };
+        Ok(self.catalogue.modules.iter().map(module_state).collect())
+    }
+
+    /// How many cards the asker's tenant has.
+    pub async fn usage(&self, scope: &Scope) -> Result<TenantUsage, Error> {
+        let head = self.head(scope).await?;
+        Ok(TenantUsage {
+            usage: head.usage,
+            limit: head.subscription.card_limit(self.clock.now()),
+            as_of: head.position,
+        })
+    }
+
+    /// Refuses the asker's tenant unless it may use `feature` now; answers its store.
+    pub async fn gate(&self, scope: &Scope, feature: &str) -> Result<Arc<TenantStore>, Error> {
+        let store = self.tenant_store(scope, READ).await?;
+        self.require_feature(&store, feature, self.clock.now())?;
+        Ok(store)
+    }
+
+    /// Refuses unless the tenant may use `feature` at `now`.
+    pub(crate) fn require_feature(
+        &self,
+        store: &TenantStore,
+        feature: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let tenant = store.tenant;
+        let head = store.ledger.head();
+        match head.subscription.standing(now) {
+            Standing::Good => {}
+            other => {
+                let refusal = AdmissionRefusal::NotServed(other);
+                return Err(Refusal::NotAdmitted { tenant, refusal }.into());
+            }
+        }
+        if head.subscription.entitlement(feature, now).is_some() {
+            return Ok(());
+        }
+        let for_sale = self
+            .catalogue
+            .feature(feature)
+            .ok_or_else(|| Error::Internal(format!("the catalogue has no feature {feature}")))?;
+        Err(Refusal::UpgradeRequired {
+            tenant,
+            feature: feature.to_owned(),
+            required_level: for_sale.price_level,
+            current_level: head.subscription.price_level(),
+        }
+        .into())
+    }
+
+    async fn head(&self, scope: &Scope) -> Result<Arc<Head>, Error> {
+        Ok(self.tenant_store(scope, READ).await?.ledger.head())
+    }
+}

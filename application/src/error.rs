@@ -1,0 +1,147 @@
+//! Why something that was asked for was not done. `api/src/problem.rs` maps each to a status
+//! and a stable code, exhaustively.
+
+use domain::card::CardRefusal;
+use domain::catalogue::FeatureSlug;
+use domain::ids::{TenantId, Version};
+use domain::subscription::SubscriptionRefusal;
+use domain::usage::AdmissionRefusal;
+
+use crate::ports::{AppendError, LandlordError, Unavailable};
+
+/// Why a request was not done. Nothing was changed, except where [`Error::Unavailable`] leaves
+/// that open.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The role may not do this.
+    #[error("this key's role may not do this")]
+    Forbidden,
+    /// There is no such thing, or none that the asker may know of.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// A rule of the product says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The aggregate is not at the version that `If-Match` names.
+    #[error("the version is {current}")]
+    PreconditionFailed {
+        /// The version it is at.
+        current: Version,
+    },
+    /// Others kept changing the same aggregate.
+    #[error("others are changing the same resource")]
+    VersionConflict,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A request with the same idempotency key is being worked on.
+    #[error("a request with the same idempotency key is being worked on")]
+    InProgress,
+    /// The tenant's ledger has more appends waiting than it may.
+    #[error("the ledger has too many appends waiting")]
+    Busy,
+    /// The read model has not reached the asked position in time.
+    #[error("the read model has not reached position {position} in time")]
+    Behind {
+        /// The position asked for.
+        position: u64,
+    },
+    /// A dependency did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Something that the code holds impossible has happened.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Which rule says no.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The card's life.
+    #[error(transparent)]
+    Card(#[from] CardRefusal),
+    /// The subscription's life.
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionRefusal),
+    /// The quota, or a tenant that is not served.
+    #[error("{refusal}")]
+    NotAdmitted {
+        /// Whose.
+        tenant: TenantId,
+        /// Why.
+        refusal: AdmissionRefusal,
+    },
+    /// The plan does not have the feature.
+    #[error("{feature} needs price level {required_level}")]
+    UpgradeRequired {
+        /// Whose.
+        tenant: TenantId,
+        /// The feature asked for.
+        feature: String,
+        /// The lowest price level whose plans have it.
+        required_level: u32,
+        /// The price level now.
+        current_level: u32,
+    },
+    /// A field's value is well-formed but cannot be.
+    #[error("{field}: {detail}")]
+    Invalid {
+        /// Which field: `features.slug`.
+        field: &'static str,
+        /// A stable code for it: `unknown_feature`.
+        code: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Another tenant has this slug.
+    #[error("the slug is taken")]
+    SlugTaken,
+}
+
+impl Error {
+    /// The append's own error, said of a tenant.
+    pub fn of_append(tenant: TenantId, error: AppendError) -> Self {
+        match error {
+            AppendError::VersionConflict => Self::VersionConflict,
+            AppendError::NotAdmitted(refusal) => Refusal::NotAdmitted { tenant, refusal }.into(),
+            AppendError::KeyReused => Self::KeyReused,
+            AppendError::Busy => Self::Busy,
+            AppendError::Unavailable(source) => Self::Unavailable(source),
+        }
+    }
+
+    /// There is nothing of this name to sell.
+    pub fn unknown_feature(slug: &FeatureSlug) -> Self {
+        Refusal::Invalid {
+            field: "slug",
+            code: "unknown_feature",
+            detail: format!("there is no feature {slug}"),
+        }
+        .into()
+    }
+}
+
+impl From<CardRefusal> for Error {
+    fn from(refusal: CardRefusal) -> Self {
+        match refusal {
+            CardRefusal::NotIssued => Self::NotFound("card"),
+            other => Self::Refused(Refusal::Card(other)),
+        }
+    }
+}
+
+impl From<SubscriptionRefusal> for Error {
+    fn from(refusal: SubscriptionRefusal) -> Self {
+        Self::Refused(Refusal::Subscription(refusal))
+    }
+}
+
+impl From<LandlordError> for Error {
+    fn from(error: LandlordError) -> Self {
+        match error {
+            LandlordError::SlugTaken => Self::Refused(Refusal::SlugTaken),
+            LandlordError::KeyReused => Self::KeyReused,
+            LandlordError::Unavailable(source) => Self::Unavailable(source),
+        }
+    }
+}

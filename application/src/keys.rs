@@ -1,0 +1,342 @@
+//! API keys: who may come in. The store has only their hashes; the secrets are shown once.
+//!
+//! A secret is not drawn but derived: HMAC-SHA-256 of the new key's id under the asker's own
+//! secret. So a repeated request (same `Idempotency-Key`) can show the same secret again although
+//! nobody stored it, and a stolen database derives nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+
+use chrono::{DateTime, Utc};
+use domain::catalogue::feature;
+use domain::ids::{KeyId, TenantId};
+use domain::text::DisplayName;
+use hmac::{Hmac, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Application;
+use crate::commands::Done;
+use crate::error::{Error, Refusal};
+use crate::ports::Recorded;
+use crate::scope::{Command, Role, Scope};
+use crate::tenants::landlord_record;
+
+const TENANT_KEYS: &[Role] = &[Role::TenantAdmin];
+const LANDLORD_KEYS: &[Role] = &[Role::Landlord];
+
+/// What an API key opens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Its id: safe to log and to show.
+    pub id: KeyId,
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// What it may be used for.
+    pub role: Role,
+    /// The tenant it belongs to, for the roles that have one.
+    pub tenant: Option<TenantId>,
+    /// What people call it.
+    pub name: DisplayName,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A key's secret: what a client sends as `Authorization: Bearer`. Never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret from outside: what a client sent, or what the configuration sets.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// A secret of 32 random bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(format!("dck_{}", hex::encode(bytes)))
+    }
+
+    /// SHA-256 of the secret. The secrets have 256 bits of chance, so a slow hash adds nothing.
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+
+    /// The secret itself, to show to who may see it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What new secrets are derived from: the asker's own.
+#[derive(Clone, Debug)]
+pub struct Seed(Secret);
+
+impl Seed {
+    /// The seed of whoever asks with this secret.
+    pub const fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// The secret of the key with this id.
+    pub fn derive(&self, id: KeyId) -> Secret {
+        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(self.0.0.as_bytes())
+            .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
+        mac.update(b"digital-card api key");
+        mac.update(id.uuid().as_bytes());
+        Secret::from_bytes(mac.finalize().into_bytes().into())
+    }
+}
+
+/// A new key and its secret.
+#[derive(Clone, Debug)]
+pub struct IssuedKey {
+    /// The key.
+    pub key: ApiKey,
+    /// Its secret: shown here and never again, except to a repetition of the same request.
+    pub secret: Secret,
+}
+
+/// A key to make.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What it may be used for.
+    pub role: Role,
+    /// What people call it.
+    pub name: DisplayName,
+    /// The tenant it belongs to, for the roles that have one.
+    pub tenant: Option<TenantId>,
+}
+
+/// Every key in force, in memory, so that authenticating needs no look-up.
+#[derive(Default)]
+pub struct KeyRing {
+    by_hash: RwLock<HashMap<[u8; 32], ApiKey>>,
+    /// Keys are made one at a time, so that two requests cannot both be a tenant's second key.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl KeyRing {
+    /// A ring of these keys.
+    pub fn new(keys: Vec<ApiKey>) -> Self {
+        let by_hash = keys.into_iter().map(|key| (key.hash, key)).collect();
+        Self {
+            by_hash: RwLock::new(by_hash),
+            making: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The key with this secret, if it is in force.
+    pub fn authenticate(&self, secret: &Secret) -> Option<ApiKey> {
+        self.by_hash
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&secret.hash())
+            .cloned()
+    }
+
+    /// Lets a key in, from now on.
+    pub fn put(&self, key: ApiKey) {
+        self.by_hash
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.hash, key);
+    }
+
+    fn remove(&self, id: KeyId) {
+        self.by_hash
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, key| key.id != id);
+    }
+
+    /// The keys that match, oldest first.
+    fn list(&self, matches: impl Fn(&ApiKey) -> bool) -> Vec<ApiKey> {
+        let mut keys: Vec<_> = self
+            .by_hash
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .filter(|key| matches(key))
+            .cloned()
+            .collect();
+        keys.sort_by_key(|key| key.id);
+        keys
+    }
+}
+
+impl Application {
+    /// Makes another key for the asker's own tenant. A tenant's second key needs the feature
+    /// `api_access`.
+    pub async fn create_tenant_key(
+        &self,
+        command: &Command,
+        name: DisplayName,
+        role: Role,
+        seed: &Seed,
+    ) -> Result<Done<IssuedKey>, Error> {
+        let store = self.tenant_store(&command.scope, TENANT_KEYS).await?;
+        if !role.of_tenant() {
+            return Err(role_refused(
+                "a tenant's keys are tenant_admin or tenant_viewer",
+            ));
+        }
+        let _one_at_a_time = self.keys.making.lock().await;
+        if let Some(done) = self.key_made_before(command, seed).await? {
+            return Ok(done);
+        }
+        if !self
+            .keys
+            .list(|key| key.tenant == Some(store.tenant))
+            .is_empty()
+        {
+            self.require_feature(&store, feature::API_ACCESS, self.clock.now())?;
+        }
+        let tenant = Some(store.tenant);
+        self.make_key(command, NewKey { role, name, tenant }, seed)
+            .await
+    }
+
+    /// Makes a key of any role.
+    pub async fn create_key(
+        &self,
+        command: &Command,
+        new: NewKey,
+        seed: &Seed,
+    ) -> Result<Done<IssuedKey>, Error> {
+        command.scope.require(LANDLORD_KEYS)?;
+        match (new.role.of_tenant(), new.tenant) {
+            (true, Some(tenant)) if self.directory.get(tenant).is_none() => {
+                return Err(Refusal::Invalid {
+                    field: "tenant",
+                    code: "unknown_tenant",
+                    detail: format!("there is no tenant {tenant}"),
+                }
+                .into());
+            }
+            (true, None) => return Err(role_refused("this role needs a tenant")),
+            (false, Some(_)) => return Err(role_refused("this role belongs to no tenant")),
+            (true, Some(_)) | (false, None) => {}
+        }
+        let _one_at_a_time = self.keys.making.lock().await;
+        if let Some(done) = self.key_made_before(command, seed).await? {
+            return Ok(done);
+        }
+        self.make_key(command, new, seed).await
+    }
+
+    /// The keys of the asker's own tenant.
+    pub async fn tenant_keys(&self, scope: &Scope) -> Result<Vec<ApiKey>, Error> {
+        scope.require(TENANT_KEYS)?;
+        let tenant = scope.own_tenant()?;
+        Ok(self.keys.list(|key| key.tenant == Some(tenant)))
+    }
+
+    /// Every key.
+    pub async fn all_keys(&self, scope: &Scope) -> Result<Vec<ApiKey>, Error> {
+        scope.require(LANDLORD_KEYS)?;
+        Ok(self.keys.list(|_| true))
+    }
+
+    /// Revokes a key of the asker's own tenant; it opens nothing from this moment on.
+    pub async fn revoke_tenant_key(&self, scope: &Scope, id: KeyId) -> Result<(), Error> {
+        let own = self.tenant_keys(scope).await?;
+        match own.iter().any(|key| key.id == id) {
+            true => self.revoke(id).await,
+            false => Err(Error::NotFound("key")),
+        }
+    }
+
+    /// Revokes any key; it opens nothing from this moment on.
+    pub async fn revoke_key(&self, scope: &Scope, id: KeyId) -> Result<(), Error> {
+        scope.require(LANDLORD_KEYS)?;
+        self.revoke(id).await
+    }
+
+    async fn revoke(&self, id: KeyId) -> Result<(), Error> {
+        let revoked = self.landlord.revoke_key(id, self.clock.now()).await?;
+        if !revoked {
+            return Err(Error::NotFound("key"));
+        }
+        self.keys.remove(id);
+        Ok(())
+    }
+
+    async fn make_key(
+        &self,
+        command: &Command,
+        new: NewKey,
+        seed: &Seed,
+    ) -> Result<Done<IssuedKey>, Error> {
+        let id = KeyId::new(self.random.id());
+        let secret = seed.derive(id);
+        let key = ApiKey {
+            id,
+            hash: secret.hash(),
+            role: new.role,
+            tenant: new.tenant,
+            name: new.name,
+            created_at: self.clock.now(),
+        };
+        let record = landlord_record(command, &key)?;
+        match self.landlord.add_key(&key, record.as_ref()).await? {
+            Recorded::New => {
+                self.keys.put(key.clone());
+                Ok(made(key, secret, false))
+            }
+            Recorded::Replayed(outcome) => replayed(&outcome.outcome, seed),
+        }
+    }
+
+    /// The answer to the same request, if it was given before. Asked before the rules, which may
+    /// refuse today what was done then.
+    async fn key_made_before(
+        &self,
+        command: &Command,
+        seed: &Seed,
+    ) -> Result<Option<Done<IssuedKey>>, Error> {
+        let Some(idempotency) = &command.idempotency else {
+            return Ok(None);
+        };
+        let key = format!("{}:{}", command.scope.key, idempotency.key);
+        match self.landlord.outcome(&key).await? {
+            None => Ok(None),
+            Some(outcome) if outcome.fingerprint != idempotency.fingerprint => {
+                Err(Error::KeyReused)
+            }
+            Some(outcome) => replayed(&outcome.outcome, seed).map(Some),
+        }
+    }
+}
+
+fn made(key: ApiKey, secret: Secret, replayed: bool) -> Done<IssuedKey> {
+    Done {
+        value: IssuedKey { key, secret },
+        version: 1,
+        position: 0,
+        replayed,
+    }
+}
+
+fn replayed(outcome: &str, seed: &Seed) -> Result<Done<IssuedKey>, Error> {
+    let key: ApiKey = serde_json::from_str(outcome)
+        .map_err(|error| Error::Internal(format!("a recorded outcome: {error}")))?;
+    let secret = seed.derive(key.id);
+    Ok(made(key, secret, true))
+}
+
+fn role_refused(detail: &str) -> Error {
+    Refusal::Invalid {
+        field: "role",
+        code: "role_not_allowed",
+        detail: detail.to_owned(),
+    }
+    .into()
+}

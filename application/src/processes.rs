@@ -1,0 +1,114 @@
+//! Processes: what happens because time has passed.
+//!
+//! One timer sleeps until the next due moment of any tenant (no polling) and then records what
+//! was due: cards whose time is over expire, with the moment they were due. What was missed while
+//! the process was down is recorded at the next start. Rights that depend on time do not wait for
+//! this: they are evaluated against the clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::card::{CardCommand, DigitalCard};
+use domain::event::Metadata;
+use domain::ids::{CardId, TenantId};
+use tokio_util::sync::CancellationToken;
+
+use crate::Application;
+use crate::error::Error;
+use crate::ports::{Append, TenantStore};
+use crate::subscribers::{CARDS, LANDLORD};
+
+/// How many cards expire in one append.
+const EXPIRED_AT_A_TIME: usize = 200;
+/// The longest sleep: bounds what a change of the wall clock can delay.
+const SLEEP_MAX: Duration = Duration::from_secs(600);
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Records what is due, when it is due, until stopped.
+pub async fn run_timer(application: Arc<Application>, stop: CancellationToken) {
+    loop {
+        let sleep = match application.record_next_due().await {
+            Ok(sleep) => sleep,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the timer tries again"
+                );
+                PAUSE
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = application.agenda.changed() => {}
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+}
+
+impl Application {
+    /// Records what is due by now; how long nothing more will be.
+    async fn record_next_due(&self) -> Result<Duration, Error> {
+        while let Some((tenant, due)) = self.agenda.next().await? {
+            if let Ok(ahead) = (due - self.clock.now()).to_std()
+                && !ahead.is_zero()
+            {
+                return Ok(ahead.min(SLEEP_MAX));
+            }
+            self.expire_due_cards(tenant).await?;
+        }
+        Ok(SLEEP_MAX)
+    }
+
+    /// Expires every card of a tenant whose time is over.
+    pub async fn expire_due_cards(&self, tenant: TenantId) -> Result<(), Error> {
+        let store = self.known_store(tenant).await?;
+        loop {
+            self.subscribers.reached(LANDLORD, &store, 0).await?;
+            self.subscribers.reached(CARDS, &store, 0).await?;
+            let as_of = store.ledger.head().position;
+            self.subscribers.reached(CARDS, &store, as_of).await?;
+            let due = store.cards.due(self.clock.now(), EXPIRED_AT_A_TIME).await?;
+            if due.is_empty() {
+                let next = store.cards.next_due().await?;
+                self.agenda.replace(tenant, as_of, next).await?;
+                return Ok(());
+            }
+            self.expire(&store, &due).await?;
+        }
+    }
+
+    async fn expire(&self, store: &TenantStore, due: &[CardId]) -> Result<(), Error> {
+        let cause = self.random.id().to_string();
+        let mut append = Append::default();
+        for id in due {
+            let metadata = Metadata {
+                actor: "card-expiry".to_owned(),
+                role: "process".to_owned(),
+                reason: None,
+                request_id: cause.clone(),
+                correlation_id: cause.clone(),
+                causation_id: cause.clone(),
+            };
+            let command = CardCommand::Expire {
+                at: self.clock.now(),
+            };
+            let id = id.to_string();
+            let staged = self
+                .stage::<DigitalCard>(store, &id, false, command, metadata, None)
+                .await;
+            match staged {
+                Ok(staged) => append.streams.push(staged.stream),
+                // Renewed or ended meanwhile: nothing is due any more.
+                Err(Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match store.ledger.append(append).await {
+            Ok(_) => Ok(()),
+            // One of the cards changed meanwhile: look again at what is due.
+            Err(crate::ports::AppendError::VersionConflict) => Ok(()),
+            Err(error) => Err(Error::of_append(store.tenant, error)),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Everything after a commit: the one loop that drives every subscriber along every ledger.
+//!
+//! A subscriber is a name, a checkpoint and a handler (see [`Subscriber`]). For each subscriber
+//! one task listens to the [`Doorbell`]; for each tenant that was rung for, one short-lived task
+//! reads the ledger from the checkpoint on and hands over the events until none is left. Idle
+//! tenants have no task, and nothing polls: the one timer here is a slow safety sweep over
+//! memory, whose finds are counted and should stay 0.
+
+mod follower;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::ids::{Position, TenantId};
+use futures::stream::{self, StreamExt};
+use metrics::counter;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::follower::Follower;
+pub use self::follower::{FollowerState, Progress};
+use crate::doorbell::Doorbell;
+use crate::error::Error;
+use crate::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores};
+
+/// The cards read model.
+pub const CARDS: &str = "cards";
+/// The landlord's read models.
+pub const LANDLORD: &str = "landlord";
+
+/// How long a read waits for its read model.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How many tenants one subscriber works on at a time.
+const TENANTS_AT_A_TIME: usize = 16;
+/// How many stores are opened at a time to catch up at the start.
+const CATCH_UP_AT_A_TIME: usize = 4;
+/// How often open stores are looked over for a ring that was lost.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Drives the subscribers.
+pub struct Subscribers {
+    lines: HashMap<&'static str, Arc<Line>>,
+    stores: Arc<dyn TenantStores>,
+    doorbell: Doorbell,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// One subscriber and its place in every ledger.
+struct Line {
+    subscriber: Arc<dyn Subscriber>,
+    stores: Arc<dyn TenantStores>,
+    clock: Arc<dyn Clock>,
+    followers: Mutex<HashMap<TenantId, Arc<Follower>>>,
+    at_a_time: Semaphore,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Subscribers {
+    /// Subscribers that stand still until [`Self::start`].
+    pub fn new(
+        subscribers: Vec<Arc<dyn Subscriber>>,
+        stores: Arc<dyn TenantStores>,
+        clock: &Arc<dyn Clock>,
+        doorbell: Doorbell,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let line = |subscriber: Arc<dyn Subscriber>| {
+            let line = Line {
+                stores: Arc::clone(&stores),
+                clock: Arc::clone(clock),
+                followers: Mutex::default(),
+                at_a_time: Semaphore::new(TENANTS_AT_A_TIME),
+                stop: stop.clone(),
+                tasks: tasks.clone(),
+                subscriber,
+            };
+            (line.subscriber.name(), Arc::new(line))
+        };
+        Self {
+            lines: subscribers.into_iter().map(line).collect(),
+            stores,
+            doorbell,
+            stop,
+            tasks,
+        }
+    }
+
+    /// Begins to listen, and catches up with every one of `tenants` in the background: a store
+    /// rings for itself when it is opened.
+    pub fn start(&self, tenants: Vec<TenantId>) {
+        for line in self.lines.values() {
+            let mailbox = self.doorbell.listen();
+            let line = Arc::clone(line);
+            self.tasks.spawn(async move {
+                loop {
+                    tokio::select! {
+                        () = line.stop.cancelled() => return,
+                        rung = mailbox.next() => {
+                            for (tenant, position) in rung {
+                                line.rung(tenant, position);
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        self.tasks.spawn(catch_up(
+            Arc::clone(&self.stores),
+            tenants,
+            self.stop.clone(),
+        ));
+        let lines: Vec<_> = self.lines.values().cloned().collect();
+        self.tasks
+            .spawn(sweep(Arc::clone(&self.stores), lines, self.stop.clone()));
+    }
+
+    /// Stops after the events in hand, and waits for that.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Waits until the named subscriber has handled everything that this node has seen of the
+    /// tenant's ledger, and at least everything up to `at_least`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Behind`] after a bounded time.
+    pub async fn reached(
+        &self,
+        name: &str,
+        store: &TenantStore,
+        at_least: Position,
+    ) -> Result<(), Error> {
+        let position = store.ledger.head().position.max(at_least);
+        let follower = self.line(name)?.follower(store.tenant);
+        match timeout(WAIT_MAX, follower.reached(position)).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Error::Behind { position }),
+        }
+    }
+
+    /// How far every subscriber is with every tenant that this node has seen since it started.
+    pub fn progress(&self) -> Vec<(&'static str, TenantId, Progress)> {
+        let mut all: Vec<_> = self
+            .lines
+            .values()
+            .flat_map(|line| {
+                let name = line.subscriber.name();
+                let followers = line
+                    .followers
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let progress = |(tenant, follower): (&TenantId, &Arc<Follower>)| {
+                    (name, *tenant, follower.progress())
+                };
+                followers.iter().map(progress).collect::<Vec<_>>()
+            })
+            .collect();
+        all.sort_by_key(|(name, tenant, _)| (*name, *tenant));
+        all
+    }
+
+    /// Lets a stopped subscriber try again: for one tenant, or for all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no subscriber of this name.
+    pub fn resume(&self, name: &str, tenant: Option<TenantId>) -> Result<(), Error> {
+        let line = self.line(name)?;
+        let followers = line
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for (id, follower) in followers {
+            if tenant.is_none_or(|wanted| wanted == id) && follower.resume() {
+                line.rung(id, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds a subscriber's effect anew for one tenant, beside the one in use, then swaps them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no subscriber of this name; what the subscriber says.
+    pub async fn rebuild(
+        &self,
+        name: &str,
+        tenant: TenantId,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, Error> {
+        let line = self.line(name)?;
+        let store = self.stores.open(tenant).await?;
+        let position = match line.subscriber.rebuild(&store, progress).await {
+            Ok(position) => position,
+            Err(HandlerError::Unavailable(source)) => return Err(source.into()),
+            Err(HandlerError::Failed(detail)) => return Err(Error::Internal(detail)),
+        };
+        line.follower(tenant).rebuilt(position);
+        line.rung(tenant, store.ledger.head().position);
+        Ok(position)
+    }
+
+    /// Whether there is a subscriber of this name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.lines.contains_key(name)
+    }
+
+    /// Runs `work` beside the subscribers; a stop waits for it.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
+    fn line(&self, name: &str) -> Result<&Arc<Line>, Error> {
+        self.lines.get(name).ok_or(Error::NotFound("subscriber"))
+    }
+}
+
+impl Line {
+    fn follower(&self, tenant: TenantId) -> Arc<Follower> {
+        Arc::clone(
+            self.followers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(tenant)
+                .or_default(),
+        )
+    }
+
+    /// The tenant's ledger has reached `position`: unless a task is at it already, starts one.
+    fn rung(self: &Arc<Self>, tenant: TenantId, position: Position) {
+        let follower = self.follower(tenant);
+        if follower.begin(position) {
+            let line = Arc::clone(self);
+            self.tasks
+                .spawn(async move { line.follow(tenant, &follower).await });
+        }
+    }
+
+    async fn follow(&self, tenant: TenantId, follower: &Follower) {
+        follower::follow(self, tenant, follower).await;
+    }
+}
+
+/// Opens every store once, so that what happened before a crash is handled after it.
+async fn catch_up(stores: Arc<dyn TenantStores>, tenants: Vec<TenantId>, stop: CancellationToken) {
+    let opened = stream::iter(tenants).for_each_concurrent(CATCH_UP_AT_A_TIME, |tenant| {
+        let stores = Arc::clone(&stores);
+        async move {
+            if let Err(error) = stores.open(tenant).await {
+                tracing::error!(%tenant, error = &error as &dyn std::error::Error, "cannot open the store to catch up");
+            }
+        }
+    });
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = opened => {}
+    }
+}
+
+/// Looks for ledgers that a subscriber is behind although nothing rang.
+async fn sweep(stores: Arc<dyn TenantStores>, lines: Vec<Arc<Line>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+        }
+        for (tenant, head) in stores.heads() {
+            for line in &lines {
+                if line.follower(tenant).is_idle_behind(head) {
+                    counter!("subscriber_sweep_finds_total", "subscriber" => line.subscriber.name())
+                        .increment(1);
+                    line.rung(tenant, head);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One subscriber's way along one tenant's ledger.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::ids::{Position, TenantId};
+use metrics::{counter, histogram};
+use tokio::sync::watch;
+
+use super::Line;
+use crate::ports::HandlerError;
+
+/// How many events are handed over at a time.
+const BATCH_EVENTS: usize = 512;
+/// How often events that cannot be handled are tried before the subscriber stops for the tenant.
+const ATTEMPTS_MAX: u32 = 5;
+/// The first pause before another try; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What a subscriber is doing with a tenant's ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FollowerState {
+    /// It has handled everything it was rung for.
+    #[default]
+    Idle,
+    /// It is at work.
+    Running,
+    /// It failed and waits to try again.
+    Retrying,
+    /// It failed too often and waits to be resumed.
+    Stopped,
+}
+
+/// How far a subscriber is with a tenant's ledger.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// What it is doing.
+    pub state: FollowerState,
+    /// Up to where it has handled events; unknown until it first looked.
+    pub checkpoint: Option<Position>,
+    /// The newest position it has heard of.
+    pub head: Position,
+    /// When the oldest event that it has not handled was recorded.
+    pub behind_since: Option<DateTime<Utc>>,
+    /// Why it last failed, until it succeeds.
+    pub last_error: Option<String>,
+}
+
+impl Progress {
+    /// How many events it is behind.
+    pub fn lag(&self) -> u64 {
+        self.head.saturating_sub(self.checkpoint.unwrap_or(0))
+    }
+}
+
+/// [`Progress`], shared, and awaitable.
+#[derive(Default)]
+pub(super) struct Follower {
+    progress: Mutex<Progress>,
+    checkpoint: watch::Sender<Option<Position>>,
+}
+
+impl Follower {
+    pub(super) fn progress(&self) -> Progress {
+        self.lock().clone()
+    }
+
+    /// Waits until the checkpoint is at or after `position`.
+    pub(super) async fn reached(&self, position: Position) {
+        let mut checkpoint = self.checkpoint.subscribe();
+        // The sender is in `self`, so the channel stays open while this borrows it.
+        let _ = checkpoint
+            .wait_for(|at| at.is_some_and(|at| at >= position))
+            .await;
+    }
+
+    /// Notes a ring; whether a task must be started for it.
+    pub(super) fn begin(&self, position: Position) -> bool {
+        let mut progress = self.lock();
+        progress.head = progress.head.max(position);
+        match progress.state {
+            FollowerState::Idle => {
+                progress.state = FollowerState::Running;
+                true
+            }
+            FollowerState::Running | FollowerState::Retrying | FollowerState::Stopped => false,
+        }
+    }
+
+    /// Lets a stopped follower begin again; whether it was stopped.
+    pub(super) fn resume(&self) -> bool {
+        let mut progress = self.lock();
+        let stopped = progress.state == FollowerState::Stopped;
+        if stopped {
+            progress.state = FollowerState::Idle;
+        }
+        stopped
+    }
+
+    /// The effect was built anew up to `position`.
+    pub(super) fn rebuilt(&self, position: Position) {
+        self.resume();
+        self.advance(position);
+    }
+
+    pub(super) fn is_idle_behind(&self, head: Position) -> bool {
+        let progress = self.lock();
+        progress.state == FollowerState::Idle && progress.checkpoint.is_none_or(|at| at < head)
+    }
+
+    fn advance(&self, position: Position) {
+        let mut progress = self.lock();
+        progress.checkpoint = Some(position);
+        progress.head = progress.head.max(position);
+        progress.last_error = None;
+        progress.behind_since = None;
+        drop(progress);
+        self.checkpoint.send_replace(Some(position));
+    }
+
+    /// Nothing was left to read at `position`; whether the task may end, because nothing rang
+    /// meanwhile for anything later.
+    fn rest(&self, position: Position) -> bool {
+        let mut progress = self.lock();
+        let done = progress.head <= position;
+        if done {
+            progress.state = FollowerState::Idle;
+        }
+        done
+    }
+
+    fn enter(&self, state: FollowerState, error: Option<String>) {
+        let mut progress = self.lock();
+        progress.state = state;
+        if error.is_some() {
+            progress.last_error = error;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands over events until none is left, or handling them has failed too often.
+pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
+    let mut failures = 0;
+    loop {
+        if line.stop.is_cancelled() {
+            return follower.enter(FollowerState::Idle, None);
+        }
+        let error = match step(line, tenant, follower).await {
+            Ok(Step::Handled) => {
+                failures = 0;
+                follower.enter(FollowerState::Running, None);
+                continue;
+            }
+            Ok(Step::Resting) => return,
+            Err(error) => error,
+        };
+        let subscriber = line.subscriber.name();
+        counter!("subscriber_failures_total", "subscriber" => subscriber).increment(1);
+        failures += 1;
+        let final_failure = matches!(error, HandlerError::Failed(_)) && failures >= ATTEMPTS_MAX;
+        let text = chain(&error);
+        if final_failure {
+            tracing::error!(subscriber, %tenant, error = text, "stopped: resume it by command");
+            return follower.enter(FollowerState::Stopped, Some(text));
+        }
+        tracing::warn!(subscriber, %tenant, error = text, failures, "trying again");
+        follower.enter(FollowerState::Retrying, Some(text));
+        let pause = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures - 1));
+        tokio::select! {
+            () = line.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+enum Step {
+    Handled,
+    Resting,
+}
+
+async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step, HandlerError> {
+    let Ok(_place) = line.at_a_time.acquire().await else {
+        return Ok(Step::Resting);
+    };
+    let store = line.stores.open(tenant).await?;
+    let checkpoint = match follower.progress().checkpoint {
+        Some(position) => position,
+        None => {
+            let position = line.subscriber.checkpoint(&store).await?;
+            follower.advance(position);
+            position
+        }
+    };
+    let events = store.ledger.read(checkpoint, BATCH_EVENTS).await?;
+    let Some(oldest) = events.first() else {
+        return Ok(match follower.rest(checkpoint) {
+            true => Step::Resting,
+            false => Step::Handled,
+        });
+    };
+    let recorded_at = oldest.stored.recorded_at;
+    follower.lock().behind_since = Some(recorded_at);
+    let position = line.subscriber.handle(&store, &events).await?;
+    follower.advance(position);
+    let waited = (line.clock.now() - recorded_at)
+        .to_std()
+        .unwrap_or_default();
+    histogram!("subscriber_delay_seconds", "subscriber" => line.subscriber.name()).record(waited);
+    Ok(Step::Handled)
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

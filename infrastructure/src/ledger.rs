@@ -1,0 +1,1 @@
+//! Where a tenant's events are kept.

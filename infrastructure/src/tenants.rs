@@ -1,0 +1,1 @@
+//! Which store a tenant is in, and the ones that are open.

@@ -93,7 +93,7 @@ pub mod feature {
     pub const CUSTOM_BRANDING: &str = "custom_branding";
 }
 
-/// What a feature is worth to who has it.
+/// What a feature is worth to who has it. As JSON: `true`, a whole number, or `"unlimited"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureValue {
     /// It may be used.
@@ -115,8 +115,8 @@ impl FeatureValue {
     }
 }
 
-/// As JSON: `true`, a number, or `"unlimited"`.
-#[derive(Serialize, Deserialize)]
+/// The JSON of a [`FeatureValue`], before its words are checked.
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum FeatureValueJson {
     Flag(bool),

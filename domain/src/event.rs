@@ -112,7 +112,7 @@ pub struct Metadata {
     pub actor: String,
     /// The role in which it asked.
     pub role: String,
-    /// Why, as the asker said.
+    /// Why, as the asker said: may hold personal data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The HTTP request it came with.

@@ -49,15 +49,15 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// A tenant, and so its ledger.
+    /// The id of a tenant, and so of its ledger: a UUID.
     TenantId
 );
 uuid_id!(
-    /// A digital card.
+    /// The id of a digital card: a UUID.
     CardId
 );
 uuid_id!(
-    /// An API key (its public half: safe to log and to show).
+    /// The id of an API key: a UUID, and its public half (safe to log and to show).
     KeyId
 );
 

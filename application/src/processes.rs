@@ -8,22 +8,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use domain::card::{CardCommand, DigitalCard};
 use domain::event::Metadata;
-use domain::ids::{CardId, TenantId};
+use domain::ids::{CardId, Position, TenantId};
 use tokio_util::sync::CancellationToken;
 
 use crate::Application;
 use crate::error::Error;
-use crate::ports::{Append, TenantStore};
-use crate::subscribers::{CARDS, LANDLORD};
+use crate::ports::{Append, AppendError, TenantStore};
+use crate::subscribers::CARDS;
 
 /// How many cards expire in one append.
 const EXPIRED_AT_A_TIME: usize = 200;
 /// The longest sleep: bounds what a change of the wall clock can delay.
 const SLEEP_MAX: Duration = Duration::from_secs(600);
-/// The pause after a failure.
+/// The pause after the agenda itself could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a tenant whose cards could not be expired is left alone.
+const POSTPONEMENT: TimeDelta = TimeDelta::minutes(1);
 
 /// Records what is due, when it is due, until stopped.
 pub async fn run_timer(application: Arc<Application>, stop: CancellationToken) {
@@ -55,7 +58,13 @@ impl Application {
             {
                 return Ok(ahead.min(SLEEP_MAX));
             }
-            self.expire_due_cards(tenant).await?;
+            if let Err(error) = self.expire_due_cards(tenant).await {
+                // One tenant's trouble must not hold up the others.
+                tracing::warn!(%tenant, error = &error as &dyn std::error::Error, "postponed");
+                let later = self.clock.now() + POSTPONEMENT;
+                let regardless = Position::MAX;
+                self.agenda.replace(tenant, regardless, Some(later)).await?;
+            }
         }
         Ok(SLEEP_MAX)
     }
@@ -64,8 +73,6 @@ impl Application {
     pub async fn expire_due_cards(&self, tenant: TenantId) -> Result<(), Error> {
         let store = self.known_store(tenant).await?;
         loop {
-            self.subscribers.reached(LANDLORD, &store, 0).await?;
-            self.subscribers.reached(CARDS, &store, 0).await?;
             let as_of = store.ledger.head().position;
             self.subscribers.reached(CARDS, &store, as_of).await?;
             let due = store.cards.due(self.clock.now(), EXPIRED_AT_A_TIME).await?;
@@ -107,7 +114,7 @@ impl Application {
         match store.ledger.append(append).await {
             Ok(_) => Ok(()),
             // One of the cards changed meanwhile: look again at what is due.
-            Err(crate::ports::AppendError::VersionConflict) => Ok(()),
+            Err(AppendError::VersionConflict) => Ok(()),
             Err(error) => Err(Error::of_append(store.tenant, error)),
         }
     }

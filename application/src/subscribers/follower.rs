@@ -1,10 +1,12 @@
 //! One subscriber's way along one tenant's ledger.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::ids::{Position, TenantId};
+use futures::FutureExt;
 use metrics::{counter, histogram};
 use tokio::sync::watch;
 
@@ -120,13 +122,14 @@ impl Follower {
         self.checkpoint.send_replace(Some(position));
     }
 
-    /// Nothing was left to read at `position`; whether the task may end, because nothing rang
-    /// meanwhile for anything later.
-    fn rest(&self, position: Position) -> bool {
+    /// Nothing was left to read after a ring for `heard`; whether the task may end, because
+    /// nothing rang for anything later meanwhile.
+    fn rest(&self, heard: Position) -> bool {
         let mut progress = self.lock();
-        let done = progress.head <= position;
+        let done = progress.head <= heard;
         if done {
             progress.state = FollowerState::Idle;
+            progress.head = progress.checkpoint.unwrap_or_default();
         }
         done
     }
@@ -151,14 +154,18 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
         if line.stop.is_cancelled() {
             return follower.enter(FollowerState::Idle, None);
         }
-        let error = match step(line, tenant, follower).await {
-            Ok(Step::Handled) => {
+        let error = match AssertUnwindSafe(step(line, tenant, follower))
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(Step::Handled)) => {
                 failures = 0;
                 follower.enter(FollowerState::Running, None);
                 continue;
             }
-            Ok(Step::Resting) => return,
-            Err(error) => error,
+            Ok(Ok(Step::Resting)) => return,
+            Ok(Err(error)) => error,
+            Err(_panic) => HandlerError::Failed("the handler panicked".to_owned()),
         };
         let subscriber = line.subscriber.name();
         counter!("subscriber_failures_total", "subscriber" => subscriber).increment(1);
@@ -197,9 +204,10 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
             position
         }
     };
+    let heard = follower.progress().head;
     let events = store.ledger.read(checkpoint, BATCH_EVENTS).await?;
     let Some(oldest) = events.first() else {
-        return Ok(match follower.rest(checkpoint) {
+        return Ok(match follower.rest(heard) {
             true => Step::Resting,
             false => Step::Handled,
         });

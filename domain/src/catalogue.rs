@@ -3,6 +3,8 @@
 //! The terms of a plan are copied into the events of the subscriptions that take it, so history
 //! replays without the catalogue and a later version of a plan changes nobody's terms.
 
+mod standard;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -225,140 +227,6 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// What Digital Card sells out of the box.
-    pub fn standard() -> Self {
-        let basic = || Some("digital_card.basic".to_owned());
-        let advanced = || Some("digital_card.advanced".to_owned());
-        let flag = FeatureKind::Flag;
-        let features = [
-            (
-                feature::CARDS_LIFECYCLE,
-                "Card lifecycle",
-                flag,
-                1,
-                basic(),
-                false,
-            ),
-            (
-                feature::MAX_CARDS,
-                "Cards in circulation",
-                FeatureKind::Limit,
-                1,
-                None,
-                true,
-            ),
-            (
-                feature::CARDS_BULK,
-                "Bulk operations",
-                flag,
-                2,
-                advanced(),
-                false,
-            ),
-            (feature::CARDS_EXPORT, "Exports", flag, 2, advanced(), false),
-            (
-                feature::CARDS_LIVE,
-                "Live updates",
-                flag,
-                2,
-                advanced(),
-                false,
-            ),
-            (
-                feature::CARDS_STATS,
-                "Statistics",
-                flag,
-                2,
-                advanced(),
-                false,
-            ),
-            (feature::EXPORT_CSV, "Export as CSV", flag, 2, None, true),
-            (
-                feature::API_ACCESS,
-                "More than one API key",
-                flag,
-                2,
-                None,
-                true,
-            ),
-            (
-                feature::CUSTOM_BRANDING,
-                "Custom branding",
-                flag,
-                2,
-                None,
-                true,
-            ),
-        ]
-        .into_iter()
-        .map(|(slug, name, kind, price_level, module, add_on)| {
-            let slug = FeatureSlug(slug.to_owned());
-            let name = name.to_owned();
-            (
-                slug.clone(),
-                Feature {
-                    slug,
-                    name,
-                    kind,
-                    price_level,
-                    module,
-                    add_on,
-                },
-            )
-        })
-        .collect();
-
-        let module = |key: &str, name: &str, price_level| Module {
-            key: key.to_owned(),
-            name: name.to_owned(),
-            price_level,
-        };
-        let level_1 = [(feature::CARDS_LIFECYCLE, FeatureValue::On)];
-        let level_2 = [
-            feature::CARDS_BULK,
-            feature::CARDS_EXPORT,
-            feature::CARDS_LIVE,
-            feature::CARDS_STATS,
-        ]
-        .map(|slug| (slug, FeatureValue::On));
-        let plan = |key: &str, price_level, rank, max_cards, extra: &[(&str, FeatureValue)]| {
-            let key = PlanKey(key.to_owned());
-            let features = level_1
-                .iter()
-                .chain(&[(feature::MAX_CARDS, max_cards)])
-                .chain(extra)
-                .map(|(slug, value)| (FeatureSlug((*slug).to_owned()), *value))
-                .collect();
-            (
-                key.clone(),
-                PlanTerms {
-                    key,
-                    version: 1,
-                    price_level,
-                    rank,
-                    features,
-                },
-            )
-        };
-        Self {
-            features,
-            modules: vec![
-                module("digital_card.basic", "Card lifecycle", 1),
-                module(
-                    "digital_card.advanced",
-                    "Bulk, exports, live updates, statistics",
-                    2,
-                ),
-            ],
-            plans: [
-                plan("free", 1, 0, FeatureValue::Limit(500), &[]),
-                plan("pro", 1, 1, FeatureValue::Unlimited, &[]),
-                plan("enterprise", 2, 2, FeatureValue::Unlimited, &level_2),
-            ]
-            .into(),
-        }
-    }
-
     /// The feature with this slug, if it is for sale.
     pub fn feature(&self, slug: &str) -> Option<&Feature> {
         self.features.get(slug)

@@ -251,6 +251,21 @@ fn renewing_an_expired_card_makes_it_active() {
 }
 
 #[test]
+fn a_clock_that_runs_behind_does_not_mistake_the_end_of_an_expired_card_for_a_renewal_done() {
+    given::<DigitalCard>(history("expired", 10))
+        .when(CardCommand::Renew {
+            expires_at: day(10),
+            at: just_before(day(10)),
+        })
+        .then([CardEvent::CardRenewed {
+            from: Status::Expired,
+            to: Status::Active,
+            expires_at: day(10),
+            at: just_before(day(10)),
+        }]);
+}
+
+#[test]
 fn renewing_a_suspended_card_leaves_it_suspended() {
     given::<DigitalCard>(history("suspended", 10))
         .when(CardCommand::Renew {

@@ -1,0 +1,392 @@
+//! The one loop: what it promises whatever a subscriber does.
+//!
+//! The ledger here is a list and the subscriber a script, because no real one fails on command.
+//! Time is tokio's paused clock, so pauses between tries take none.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use application::cards::{Card, CardFilter, CardPage};
+use application::doorbell::Doorbell;
+use application::error::Error;
+use application::ports::{
+    Append, AppendError, Appended, CardsView, Clock, HandlerError, Head, HistoryFilter, Ledger,
+    RecordedEvent, RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores,
+    Unavailable,
+};
+use application::subscribers::{FollowerState, Progress, Subscribers};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use cqrs_es::persist::SerializedEvent;
+use domain::card::CardEvent;
+use domain::chain::Hash;
+use domain::event::{AggregateKind, Event};
+use domain::ids::{CardId, Position, TenantId};
+use domain::subscription::TenantSubscription;
+use domain::usage::Usage;
+use uuid::Uuid;
+
+const NAME: &str = "scripted";
+
+#[tokio::test(start_paused = true)]
+async fn every_event_is_handled_once_and_in_order() {
+    let house = House::new(vec![]);
+    house.append(1_000);
+    house.ring();
+    house.reached(1_000).await.expect("caught up");
+    assert_eq!(house.handled(), (1..=1_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_appended_before_the_start_is_handled_after_it() {
+    let house = House::before_start(vec![]);
+    house.append(3);
+    house.subscribers.start(vec![house.store.tenant]);
+    house.reached(3).await.expect("caught up");
+    assert_eq!(house.handled(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_dependency_is_tried_again_for_as_long_as_it_takes() {
+    let house = House::new(vec![Act::Unreachable; 20]);
+    house.append(1);
+    house.ring();
+    while house.handled().is_empty() {
+        tokio::task::yield_now().await;
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    }
+    house.reached(1).await.expect("caught up");
+    assert_eq!(house.progress().last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_cannot_be_handled_stop_the_subscriber_until_it_is_resumed() {
+    let house = House::new(vec![Act::Fail; 5]);
+    house.append(2);
+    house.ring();
+    house.until(FollowerState::Stopped).await;
+    let progress = house.progress();
+    assert_eq!(progress.last_error.as_deref(), Some("scripted failure"));
+    assert_eq!(progress.lag(), 2);
+
+    house.ring();
+    assert_eq!(
+        house.progress().state,
+        FollowerState::Stopped,
+        "a ring does not resume it"
+    );
+    assert!(matches!(
+        house.reached(2).await,
+        Err(Error::Behind { position: 2 })
+    ));
+
+    house.subscribers.resume(NAME, None).expect("a known name");
+    house.reached(2).await.expect("caught up");
+    assert_eq!(house.handled(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_is_a_handler_that_fails() {
+    let house = House::new(vec![Act::Panic; 5]);
+    house.append(1);
+    house.ring();
+    house.until(FollowerState::Stopped).await;
+    house
+        .subscribers
+        .resume(NAME, Some(house.store.tenant))
+        .expect("a known name");
+    house.reached(1).await.expect("caught up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ring_for_a_position_that_never_comes_does_not_keep_it_busy() {
+    let house = House::new(vec![]);
+    house.append(1);
+    house.doorbell.ring(house.store.tenant, 99);
+    house.until(FollowerState::Idle).await;
+    house.reached(1).await.expect("caught up");
+    assert_eq!(house.progress().lag(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_names_are_refused() {
+    let house = House::new(vec![]);
+    assert!(matches!(
+        house.subscribers.resume("nobody", None),
+        Err(Error::NotFound("subscriber"))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_the_events_in_hand() {
+    let house = House::new(vec![]);
+    house.append(10);
+    house.ring();
+    house.subscribers.stop().await;
+    let handled = house.handled();
+    assert!(handled.is_empty() || handled.len() == 10, "{handled:?}");
+}
+
+/// What the subscriber does when it is next handed events; when the script is over, it works.
+#[derive(Clone, Copy)]
+enum Act {
+    Fail,
+    Unreachable,
+    Panic,
+}
+
+struct House {
+    store: Arc<TenantStore>,
+    ledger: Arc<ListLedger>,
+    script: Arc<Script>,
+    doorbell: Doorbell,
+    subscribers: Subscribers,
+}
+
+impl House {
+    fn new(acts: Vec<Act>) -> Self {
+        let house = Self::before_start(acts);
+        house.subscribers.start(vec![]);
+        house
+    }
+
+    fn before_start(acts: Vec<Act>) -> Self {
+        let ledger = Arc::new(ListLedger::default());
+        let store = Arc::new(TenantStore {
+            tenant: TenantId::new(Uuid::from_u128(1)),
+            ledger: Arc::<ListLedger>::clone(&ledger),
+            cards: Arc::new(NoCards),
+        });
+        let script = Arc::new(Script {
+            acts: Mutex::new(acts),
+            handled: Mutex::default(),
+            checkpoint: AtomicUsize::new(0),
+        });
+        let doorbell = Doorbell::default();
+        let stores = Arc::new(OneStore {
+            store: Arc::clone(&store),
+            doorbell: doorbell.clone(),
+        });
+        let clock: Arc<dyn Clock> = Arc::new(Epoch);
+        let subscribers = Subscribers::new(
+            vec![Arc::<Script>::clone(&script)],
+            stores,
+            &clock,
+            doorbell.clone(),
+        );
+        Self {
+            store,
+            ledger,
+            script,
+            doorbell,
+            subscribers,
+        }
+    }
+
+    fn append(&self, count: u64) {
+        let mut events = self.ledger.events.lock().expect("not poisoned");
+        for _ in 0..count {
+            let position = events.len() as Position + 1;
+            events.push(Arc::new(event(position)));
+        }
+    }
+
+    fn ring(&self) {
+        self.doorbell
+            .ring(self.store.tenant, self.ledger.head().position);
+    }
+
+    async fn reached(&self, position: Position) -> Result<(), Error> {
+        self.subscribers.reached(NAME, &self.store, position).await
+    }
+
+    fn handled(&self) -> Vec<Position> {
+        self.script.handled.lock().expect("not poisoned").clone()
+    }
+
+    fn progress(&self) -> Progress {
+        let mut all = self.subscribers.progress();
+        assert_eq!(all.len(), 1);
+        all.remove(0).2
+    }
+
+    async fn until(&self, state: FollowerState) {
+        loop {
+            match self.subscribers.progress().first() {
+                Some((_, _, progress)) if progress.state == state => return,
+                _ => tokio::time::advance(std::time::Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
+
+struct Script {
+    acts: Mutex<Vec<Act>>,
+    handled: Mutex<Vec<Position>>,
+    checkpoint: AtomicUsize,
+}
+
+#[async_trait]
+impl Subscriber for Script {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn checkpoint(&self, _: &TenantStore) -> Result<Position, Unavailable> {
+        Ok(self.checkpoint.load(Ordering::SeqCst) as Position)
+    }
+
+    async fn handle(
+        &self,
+        _: &TenantStore,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let act = self.acts.lock().expect("not poisoned").pop();
+        match act {
+            Some(Act::Fail) => return Err(HandlerError::Failed("scripted failure".to_owned())),
+            Some(Act::Unreachable) => return Err(Unavailable::new("scripted absence").into()),
+            Some(Act::Panic) => panic!("scripted panic"),
+            None => {}
+        }
+        let positions = events.iter().map(|event| event.stored.position);
+        self.handled.lock().expect("not poisoned").extend(positions);
+        let last = events.last().expect("never handed nothing").stored.position;
+        self.checkpoint.store(last as usize, Ordering::SeqCst);
+        Ok(last)
+    }
+
+    async fn rebuild(
+        &self,
+        _: &TenantStore,
+        _: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, HandlerError> {
+        Err(HandlerError::Failed("nothing to build".to_owned()))
+    }
+}
+
+/// A ledger that is a list: it can only be read.
+#[derive(Default)]
+struct ListLedger {
+    events: Mutex<Vec<Arc<RecordedEvent>>>,
+}
+
+#[async_trait]
+impl Ledger for ListLedger {
+    fn head(&self) -> Arc<Head> {
+        Arc::new(Head {
+            position: self.events.lock().expect("not poisoned").len() as Position,
+            hash: Hash::GENESIS,
+            usage: Usage::default(),
+            subscription: Arc::new(TenantSubscription::default()),
+            subscription_version: 0,
+        })
+    }
+
+    async fn append(&self, _: Append) -> Result<Appended, AppendError> {
+        Err(AppendError::Busy)
+    }
+
+    async fn load(&self, _: AggregateKind, _: &str) -> Result<Vec<SerializedEvent>, Unavailable> {
+        Ok(vec![])
+    }
+
+    async fn outcome(&self, _: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn next_card_serial(&self) -> Result<u64, Unavailable> {
+        Err(Unavailable::new("a list has no serials"))
+    }
+
+    async fn read(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Arc<RecordedEvent>>, Unavailable> {
+        let events = self.events.lock().expect("not poisoned");
+        Ok(events
+            .iter()
+            .skip(after as usize)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn history(&self, _: &HistoryFilter, _: usize) -> Result<Vec<StoredEvent>, Unavailable> {
+        Ok(vec![])
+    }
+}
+
+struct OneStore {
+    store: Arc<TenantStore>,
+    doorbell: Doorbell,
+}
+
+#[async_trait]
+impl TenantStores for OneStore {
+    async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
+        self.doorbell
+            .ring(tenant, self.store.ledger.head().position);
+        Ok(Arc::clone(&self.store))
+    }
+
+    async fn create(&self, _: TenantId) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn heads(&self) -> Vec<(TenantId, Position)> {
+        vec![(self.store.tenant, self.store.ledger.head().position)]
+    }
+}
+
+struct NoCards;
+
+#[async_trait]
+impl CardsView for NoCards {
+    async fn get(&self, _: CardId) -> Result<Option<Card>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn list(&self, _: &CardFilter) -> Result<CardPage, Unavailable> {
+        Ok(CardPage {
+            items: vec![],
+            next: None,
+        })
+    }
+
+    async fn due(&self, _: DateTime<Utc>, _: usize) -> Result<Vec<CardId>, Unavailable> {
+        Ok(vec![])
+    }
+
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
+        Ok(None)
+    }
+}
+
+struct Epoch;
+
+impl Clock for Epoch {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
+    }
+}
+
+fn event(position: Position) -> RecordedEvent {
+    RecordedEvent {
+        stored: StoredEvent {
+            position,
+            aggregate_type: "DigitalCard".to_owned(),
+            aggregate_id: String::new(),
+            sequence: position,
+            event_type: "CardActivated".to_owned(),
+            event_version: "1.0.0".to_owned(),
+            payload: String::new(),
+            metadata: String::new(),
+            recorded_at: DateTime::UNIX_EPOCH,
+            hash: Hash::GENESIS,
+        },
+        event: Event::Card(CardEvent::CardActivated {
+            at: DateTime::UNIX_EPOCH,
+        }),
+    }
+}

@@ -1,0 +1,3 @@
+//! The load command: issues cards over HTTP and prints what that took as a Markdown table.
+
+fn main() {}

@@ -1,0 +1,8 @@
+//! The tests of the whole: the real binary, over HTTP, as its users see it. One file a feature;
+//! the names are sentences.
+//!
+//! Deliberately absent: what one crate can say of itself (the domain's rules are specified in
+//! `domain/tests`, the stores' in `infrastructure`), and waiting by sleeping: a test waits for
+//! the event it needs, with a deadline.
+
+mod house;

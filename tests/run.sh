@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Sets up what is missing on a bare Debian machine and runs every check and test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '== %s\n' "$*"; }
+
+# command, Debian package, and the path in the repository that needs it.
+needs='
+cc     gcc    Cargo.toml
+curl   curl   Cargo.toml
+'
+
+install_missing() {
+  local missing=() command package path
+  while read -r command package path; do
+    [ -n "$command" ] && [ -e "$path" ] || continue
+    command -v "$command" >/dev/null || missing+=("$package")
+  done <<<"$needs"
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "installing ${missing[*]}"
+  local as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+  "${as_root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
+    ca-certificates libc6-dev "${missing[@]}"
+}
+
+install_missing
+[ -d "${HOME:-/root}/.cargo/bin" ] && PATH="${HOME:-/root}/.cargo/bin:$PATH"
+if ! command -v cargo >/dev/null; then
+  say 'installing Rust'
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+  PATH="${HOME:-/root}/.cargo/bin:$PATH"
+fi
+for component in rustfmt clippy; do
+  cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+done
+
+started=$SECONDS
+step() {
+  say "$1 (${SECONDS}s)"
+  shift
+  "$@"
+}
+
+step 'formatting' cargo fmt --all -- --check
+step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
+step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+step 'tests' cargo test --workspace --locked
+step 'benchmarks compile' cargo bench --workspace --locked --no-run
+if command -v cargo-deny >/dev/null; then
+  step 'licences and advisories' cargo deny --locked check
+else
+  say 'cargo-deny is not installed: licences and advisories are not checked'
+fi
+step 'the release build serves' tests/smoke.sh
+say "all passed in $((SECONDS - started))s"

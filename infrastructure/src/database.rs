@@ -1,6 +1,7 @@
 //! A SQLite database file, opened so that it neither loses what it acknowledged nor corrupts.
 //!
-//! WAL with `synchronous=FULL`: a commit is on disk before it is answered. Exactly one connection
+//! WAL with `synchronous=FULL`: a commit is on disk before it is answered, except where
+//! [`begin_replayable`] says otherwise. Exactly one connection
 //! a file ever writes or checkpoints (SQLite up to 3.50 can lose a WAL reset when two do);
 //! readers are opened read-only, and closed before it. One process owns a data directory; see
 //! [`DataDirectory`].
@@ -63,7 +64,8 @@ impl Database {
         })
     }
 
-    /// The writing connection, as soon as nobody else has it. Begin with [`begin`].
+    /// The writing connection, as soon as nobody else has it. Every write belongs into a
+    /// transaction of [`begin`] or [`begin_replayable`].
     pub async fn writer(&self) -> MutexGuard<'_, SqliteConnection> {
         self.writer.lock().await
     }
@@ -81,9 +83,25 @@ impl Database {
 }
 
 /// Begins a writing transaction: takes the write lock at once, so that nothing read in it can
-/// be outdated. Rolled back when dropped.
+/// be outdated. Its commit is on disk before it is answered. Rolled back when dropped.
 pub async fn begin(writer: &mut SqliteConnection) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
-    writer.begin_with("begin immediate").await
+    writer
+        .begin_with("pragma synchronous=full; begin immediate")
+        .await
+}
+
+/// Begins a writing transaction whose commit may be lost if the power fails, though never a part
+/// of it, and never one that a later commit begun by [`begin`] stands on. For what can be made
+/// again from a ledger, if it is committed together with the checkpoint that says how far it is:
+/// both are lost or neither.
+///
+/// Each transaction sets its own level, so a dropped future cannot leave the weaker one behind.
+pub async fn begin_replayable(
+    writer: &mut SqliteConnection,
+) -> Result<Transaction<'_, Sqlite>, sqlx::Error> {
+    writer
+        .begin_with("pragma synchronous=normal; begin immediate")
+        .await
 }
 
 /// A directory of database files, owned by this process alone for as long as this value lives.

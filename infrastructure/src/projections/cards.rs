@@ -1,1 +1,187 @@
-//! The read model of a tenant's cards.
+//! The read model of a tenant's cards: one row a card, in the tenant's own database file, beside
+//! the ledger it is folded from.
+//!
+//! Rows and checkpoint move in one transaction on the file's one writing connection, so handling
+//! the same events twice has the effect of once. That transaction is replayable (see
+//! [`begin_replayable`]): the ledger's next commit makes it durable, and a power loss before that
+//! takes back rows and checkpoint together. The ledger's writer waits for the same connection, so
+//! what is done under it is kept short: few statements, each for many rows.
+
+mod fold;
+mod list;
+mod rebuild;
+mod table;
+
+use std::sync::Arc;
+
+use application::cards::{Card, CardFilter, CardPage};
+use application::ports::{
+    CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
+};
+use application::subscribers::CARDS;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use domain::ids::{CardId, Position, TenantId};
+use sqlx::{Sqlite, Transaction};
+
+use self::table::Table;
+use crate::database::{Database, begin, begin_replayable, unavailable};
+use crate::projections::following;
+
+const THE_STORE: &str = "the tenant's store";
+
+/// Finds the database of a tenant whose store is open: the very one that the store uses, because
+/// a file has one writing connection.
+#[async_trait]
+pub trait TenantDatabases: Send + Sync {
+    /// The tenant's database.
+    async fn database(&self, tenant: TenantId) -> Result<Arc<Database>, Unavailable>;
+}
+
+/// A tenant's cards, to be asked about.
+pub struct CardsReadModel {
+    database: Arc<Database>,
+}
+
+impl CardsReadModel {
+    /// The read model in a tenant's database; its table is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn open(database: Arc<Database>) -> Result<Self, sqlx::Error> {
+        if !table::exists(database.readers()).await? {
+            let mut writer = database.writer().await;
+            let mut transaction = begin(&mut writer).await?;
+            table::create_first(&mut transaction).await?;
+            transaction.commit().await?;
+        }
+        Ok(Self { database })
+    }
+}
+
+#[async_trait]
+impl CardsView for CardsReadModel {
+    async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
+        list::one(self.database.readers(), id)
+            .await
+            .map_err(unavailable(THE_STORE))
+    }
+
+    async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
+        list::page(self.database.readers(), filter)
+            .await
+            .map_err(unavailable(THE_STORE))
+    }
+
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
+        list::due(self.database.readers(), now, limit)
+            .await
+            .map_err(unavailable(THE_STORE))
+    }
+
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
+        list::next_due(self.database.readers())
+            .await
+            .map_err(unavailable(THE_STORE))
+    }
+}
+
+/// Keeps every tenant's cards up to date.
+pub struct CardsProjection {
+    databases: Arc<dyn TenantDatabases>,
+}
+
+impl CardsProjection {
+    /// The projection into the databases of open stores.
+    pub fn new(databases: Arc<dyn TenantDatabases>) -> Self {
+        Self { databases }
+    }
+}
+
+#[async_trait]
+impl Subscriber for CardsProjection {
+    fn name(&self) -> &'static str {
+        CARDS
+    }
+
+    async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
+        let database = self.databases.database(tenant.tenant).await?;
+        let checkpoint = table::checkpoint(database.readers(), Table::Live).await;
+        Ok(checkpoint
+            .map_err(unavailable(THE_STORE))?
+            .unwrap_or_default())
+    }
+
+    async fn handle(
+        &self,
+        tenant: &TenantStore,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let database = self.databases.database(tenant.tenant).await?;
+        let mut writer = database.writer().await;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        let before = reached(&mut transaction, Table::Live).await?;
+        let position = apply(&mut transaction, Table::Live, before, events).await?;
+        if position > before {
+            transaction.commit().await.map_err(failed)?;
+        }
+        Ok(position)
+    }
+
+    async fn rebuild(
+        &self,
+        tenant: &TenantStore,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, HandlerError> {
+        let database = self.databases.database(tenant.tenant).await?;
+        rebuild::rebuild(&database, tenant.ledger.as_ref(), progress).await
+    }
+}
+
+/// Up to where a table has the ledger.
+async fn reached(
+    transaction: &mut Transaction<'_, Sqlite>,
+    table: Table,
+) -> Result<Position, HandlerError> {
+    let checkpoint = table::checkpoint(&mut **transaction, table)
+        .await
+        .map_err(failed)?;
+    checkpoint.ok_or_else(|| {
+        let checkpoint = table.checkpoint();
+        HandlerError::Failed(format!("there is no checkpoint {checkpoint}"))
+    })
+}
+
+/// Brings a table from its checkpoint to the last of the events; answers the new checkpoint.
+async fn apply(
+    transaction: &mut Transaction<'_, Sqlite>,
+    table: Table,
+    before: Position,
+    events: &[Arc<RecordedEvent>],
+) -> Result<Position, HandlerError> {
+    let events = following(events, before)?;
+    let Some(last) = events.last() else {
+        return Ok(before);
+    };
+    let position = last.stored.position;
+    let histories = fold::histories(events)?;
+    let known = table::load(transaction, table, &fold::begun_before(&histories))
+        .await
+        .map_err(failed)?;
+    let changed = fold::fold(known, histories);
+    table::store(transaction, table, changed)
+        .await
+        .map_err(failed)?;
+    let moved = table::advance(transaction, table, before, position)
+        .await
+        .map_err(failed)?;
+    match moved {
+        true => Ok(position),
+        false => Err(Unavailable::new("the checkpoint, which others are moving too").into()),
+    }
+}
+
+fn failed(error: sqlx::Error) -> HandlerError {
+    unavailable(THE_STORE)(error).into()
+}

@@ -1,1 +1,171 @@
-//! The landlord's read models.
+//! What the landlord sees of its tenants: subscription, usage, and when each next needs attention.
+//!
+//! One row a tenant in the landlord's database, and the row is its own checkpoint. It is written
+//! replayably (see [`begin_replayable`]): a power loss takes the row back as a whole, position
+//! and all, and the subscriber folds again what the tenant's ledger has kept. So a hundred busy
+//! tenants do not wait for the disk behind each other. Each handler has up to a whole batch of
+//! its tenant's events, which is all the grouping that is needed.
+
+mod agenda;
+mod overview;
+mod view;
+
+use std::sync::Arc;
+
+use application::ports::{
+    HandlerError, Ledger, RecordedEvent, Subscriber, TenantStore, Unavailable,
+};
+use application::subscribers::LANDLORD;
+use async_trait::async_trait;
+use domain::ids::{Position, TenantId};
+use tokio::sync::Notify;
+
+use self::overview::Overview;
+use crate::database::{Database, begin_replayable, unavailable};
+use crate::landlord::THE_DATABASE;
+
+/// How many events of a tenant are read at a time when its row is built anew.
+const PAGE_EVENTS: usize = 4096;
+/// How often a row that another node is changing too is folded anew.
+const ATTEMPTS_MAX: usize = 5;
+
+/// The landlord's read models: [`Subscriber`], [`application::ports::LandlordView`] and
+/// [`application::ports::Agenda`] over the same rows.
+pub struct LandlordReadModel {
+    database: Arc<Database>,
+    /// Woken when a moment came in that is earlier than the one its tenant had.
+    earlier: Notify,
+}
+
+impl LandlordReadModel {
+    /// The read models in a database made by [`crate::landlord::open`].
+    pub fn new(database: Arc<Database>) -> Self {
+        Self {
+            database,
+            earlier: Notify::new(),
+        }
+    }
+
+    /// Folds the events after the row's position into it; `None` if the row moved meanwhile.
+    async fn fold(
+        &self,
+        tenant: TenantId,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Option<Position>, HandlerError> {
+        let mut writer = self.database.writer().await;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        let before = overview::load(&mut transaction, tenant)
+            .await
+            .map_err(failed)?;
+        let mut after = before.clone().unwrap_or_default();
+        after.fold(events)?;
+        if before.as_ref() == Some(&after) {
+            return Ok(Some(after.position));
+        }
+        if !overview::store(&mut transaction, tenant, before.as_ref(), &after)
+            .await
+            .map_err(failed)?
+        {
+            return Ok(None);
+        }
+        transaction.commit().await.map_err(failed)?;
+        self.announce(before.as_ref(), &after);
+        Ok(Some(after.position))
+    }
+
+    /// Puts a row that was folded from the first event in place of the one in use, after folding
+    /// what that one has seen since; `None` if it moved meanwhile.
+    async fn swap(
+        &self,
+        tenant: TenantId,
+        ledger: &dyn Ledger,
+        anew: &mut Overview,
+    ) -> Result<Option<Position>, HandlerError> {
+        let mut writer = self.database.writer().await;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        let before = overview::load(&mut transaction, tenant)
+            .await
+            .map_err(failed)?;
+        let reached = before.as_ref().map_or(0, |row| row.position);
+        while anew.position < reached {
+            let events = ledger.read(anew.position, PAGE_EVENTS).await?;
+            if events.is_empty() {
+                return Err(HandlerError::Failed(format!(
+                    "the ledger ends at {}, the read model is at {reached}",
+                    anew.position
+                )));
+            }
+            anew.fold(&events)?;
+        }
+        if !overview::store(&mut transaction, tenant, before.as_ref(), anew)
+            .await
+            .map_err(failed)?
+        {
+            return Ok(None);
+        }
+        transaction.commit().await.map_err(failed)?;
+        self.announce(before.as_ref(), anew);
+        Ok(Some(anew.position))
+    }
+
+    fn announce(&self, before: Option<&Overview>, after: &Overview) {
+        let earlier = match (before.and_then(|row| row.next_due_at), after.next_due_at) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(before), Some(after)) => after < before,
+        };
+        if earlier {
+            self.earlier.notify_one();
+        }
+    }
+}
+
+#[async_trait]
+impl Subscriber for LandlordReadModel {
+    fn name(&self) -> &'static str {
+        LANDLORD
+    }
+
+    async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
+        overview::position(self.database.readers(), tenant.tenant)
+            .await
+            .map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn handle(
+        &self,
+        tenant: &TenantStore,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(position) = self.fold(tenant.tenant, events).await? {
+                return Ok(position);
+            }
+        }
+        Err(Unavailable::new("the tenant's row, which others are changing too").into())
+    }
+
+    async fn rebuild(
+        &self,
+        tenant: &TenantStore,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, HandlerError> {
+        let ledger = tenant.ledger.as_ref();
+        let mut anew = Overview::default();
+        loop {
+            let events = ledger.read(anew.position, PAGE_EVENTS).await?;
+            if events.is_empty()
+                && let Some(position) = self.swap(tenant.tenant, ledger, &mut anew).await?
+            {
+                progress(position);
+                return Ok(position);
+            }
+            anew.fold(&events)?;
+            progress(anew.position);
+        }
+    }
+}
+
+fn failed(error: sqlx::Error) -> HandlerError {
+    unavailable(THE_DATABASE)(error).into()
+}

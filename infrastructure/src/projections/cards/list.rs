@@ -1,0 +1,133 @@
+//! What a tenant may ask of its cards: one, a page of those that match, and those that are due.
+//!
+//! Pages begin after a place in the order (a row value, so an index finds it), never after a
+//! number of rows: cards that come and go between two pages make none appear twice or not at all.
+
+use application::cards::{Card, CardCursor, CardCursorKey, CardFilter, CardPage, CardSort};
+use chrono::{DateTime, Utc};
+use domain::ids::CardId;
+use sqlx::SqlitePool;
+
+use super::table::{self, COLUMNS, IN_CIRCULATION};
+use crate::projections::{row, search};
+
+/// One card.
+pub async fn one(readers: &SqlitePool, id: CardId) -> Result<Option<Card>, sqlx::Error> {
+    let sql = format!("select {} from cards where id = $1", COLUMNS.join(", "));
+    let found = sqlx::query(&sql)
+        .bind(id.to_string())
+        .fetch_optional(readers)
+        .await?;
+    found.as_ref().map(table::card).transpose()
+}
+
+/// The cards that match, a page of them.
+pub async fn page(readers: &SqlitePool, filter: &CardFilter) -> Result<CardPage, sqlx::Error> {
+    let sql = statement(filter);
+    let mut query = sqlx::query(&sql);
+    if let Some(status) = filter.status {
+        query = query.bind(status.as_str());
+    }
+    if let Some(tier) = &filter.tier {
+        query = query.bind(tier.as_str());
+    }
+    if let Some(q) = &filter.q {
+        query = query.bind(search::pattern(q));
+    }
+    if let Some(after) = &filter.after {
+        query = match &after.key {
+            CardCursorKey::IssuedAt(micros) => query.bind(*micros),
+            CardCursorKey::Name(name) => query.bind(name),
+        };
+        query = query.bind(after.id.to_string());
+    }
+    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX - 1);
+    let found = query.bind(limit + 1).fetch_all(readers).await?;
+    let items: Vec<_> = found
+        .iter()
+        .take(filter.limit)
+        .map(table::card)
+        .collect::<Result<_, _>>()?;
+    let more = found.len() > filter.limit;
+    let last = items.last().filter(|_| more);
+    let next = last.map(|card| place(card, filter.sort));
+    Ok(CardPage { items, next })
+}
+
+/// Up to `limit` cards in circulation whose time was over by `now`, the longest overdue first.
+pub async fn due(
+    readers: &SqlitePool,
+    now: DateTime<Utc>,
+    limit: usize,
+) -> Result<Vec<CardId>, sqlx::Error> {
+    let sql = format!(
+        "select id from cards where {IN_CIRCULATION} and expires_at <= $1 \
+         order by expires_at, id limit $2"
+    );
+    let ids: Vec<String> = sqlx::query_scalar(&sql)
+        .bind(now.timestamp_micros())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(readers)
+        .await?;
+    ids.iter().map(|id| row::id(id)).collect()
+}
+
+/// When the next card in circulation is due.
+pub async fn next_due(readers: &SqlitePool) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let sql = format!(
+        "select expires_at from cards where {IN_CIRCULATION} order by expires_at, id limit 1"
+    );
+    let found: Option<i64> = sqlx::query_scalar(&sql).fetch_optional(readers).await?;
+    found.map(row::time).transpose()
+}
+
+/// The query of a page. There are as many texts as there are ways to combine filters: few.
+fn statement(filter: &CardFilter) -> String {
+    let (column, beyond, direction) = match filter.sort {
+        CardSort::IssuedAt => ("issued_at", ">", "asc"),
+        CardSort::IssuedAtDescending => ("issued_at", "<", "desc"),
+        CardSort::Name => ("name_sort", ">", "asc"),
+        CardSort::NameDescending => ("name_sort", "<", "desc"),
+    };
+    let mut bound = 0;
+    let mut next = || {
+        bound += 1;
+        bound
+    };
+    let mut wanted = Vec::new();
+    if filter.status.is_some() {
+        wanted.push(format!("status = ${}", next()));
+    }
+    if filter.tier.is_some() {
+        wanted.push(format!("tier = ${}", next()));
+    }
+    if filter.q.is_some() {
+        wanted.push(format!("search like ${} escape '\\'", next()));
+    }
+    if filter.after.is_some() {
+        let (key, id) = (next(), next());
+        wanted.push(format!("({column}, id) {beyond} (${key}, ${id})"));
+    }
+    let condition = match wanted.is_empty() {
+        true => String::new(),
+        false => format!("where {}", wanted.join(" and ")),
+    };
+    format!(
+        "select {} from cards {condition} order by {column} {direction}, id {direction} limit ${}",
+        COLUMNS.join(", "),
+        next()
+    )
+}
+
+/// A card's place in an order.
+fn place(card: &Card, sort: CardSort) -> CardCursor {
+    let key = match sort {
+        CardSort::IssuedAt | CardSort::IssuedAtDescending => {
+            CardCursorKey::IssuedAt(card.issued_at.timestamp_micros())
+        }
+        CardSort::Name | CardSort::NameDescending => {
+            CardCursorKey::Name(table::name_sort(&card.holder.name))
+        }
+    };
+    CardCursor { key, id: card.id }
+}

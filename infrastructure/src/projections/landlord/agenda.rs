@@ -1,0 +1,87 @@
+//! When which tenant next needs attention because time has passed.
+//!
+//! The row's `next_due_at` is a hint that is never too late. Whoever has looked at what is really
+//! due replaces it, as of a position. If the row is past that position, events may have brought
+//! in earlier moments meanwhile; a tenant that is always busy would then never get rid of a
+//! moment that is over, and be looked at without end. So the row also keeps the earliest moment
+//! of the events after a mark, which each look moves: at the second look at the latest, what came
+//! in meanwhile is known apart from what was there before.
+
+use application::ports::{Agenda, Unavailable};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use domain::ids::{Position, TenantId};
+
+use super::LandlordReadModel;
+use super::overview::{self, Overview, earlier};
+use crate::database::{begin_replayable, unavailable};
+use crate::landlord::THE_DATABASE;
+use crate::projections::row;
+
+#[async_trait]
+impl Agenda for LandlordReadModel {
+    async fn next(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable> {
+        self.first().await.map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn replace(
+        &self,
+        tenant: TenantId,
+        as_of: Position,
+        next: Option<DateTime<Utc>>,
+    ) -> Result<(), Unavailable> {
+        let next = next.map(|moment| moment.timestamp_micros());
+        self.looked(tenant, as_of, next)
+            .await
+            .map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn changed(&self) {
+        self.earlier.notified().await;
+    }
+}
+
+impl LandlordReadModel {
+    async fn first(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, sqlx::Error> {
+        let sql = "select tenant_id, next_due_at from tenant_overviews \
+                   where next_due_at is not null order by next_due_at, tenant_id limit 1";
+        let found: Option<(String, i64)> = sqlx::query_as(sql)
+            .fetch_optional(self.database.readers())
+            .await?;
+        found
+            .map(|(tenant, due)| Ok((row::id(&tenant)?, row::time(due)?)))
+            .transpose()
+    }
+
+    async fn looked(
+        &self,
+        tenant: TenantId,
+        as_of: Position,
+        next: Option<i64>,
+    ) -> Result<(), sqlx::Error> {
+        let mut writer = self.database.writer().await;
+        let mut transaction = begin_replayable(&mut writer).await?;
+        let Some(before) = overview::load(&mut transaction, tenant).await? else {
+            return Ok(());
+        };
+        let after = before.clone().looked(as_of, next);
+        overview::store(&mut transaction, tenant, Some(&before), &after).await?;
+        transaction.commit().await?;
+        self.announce(Some(&before), &after);
+        Ok(())
+    }
+}
+
+impl Overview {
+    /// The row after somebody found `next` to be due next, as of a position.
+    fn looked(mut self, as_of: Position, next: Option<i64>) -> Self {
+        if self.position <= as_of {
+            self.next_due_at = next;
+        } else if self.recent_since <= as_of {
+            self.next_due_at = earlier(next, self.recent_due_at);
+        }
+        self.recent_due_at = None;
+        self.recent_since = self.position;
+        self
+    }
+}

@@ -1,0 +1,134 @@
+//! One tenant's row: its fold, and how it is loaded and stored.
+
+use std::sync::Arc;
+
+use application::ports::{HandlerError, RecordedEvent};
+use domain::card::CardEvent;
+use domain::event::Event;
+use domain::ids::{Position, TenantId};
+use domain::subscription::TenantSubscription;
+use domain::usage::Usage;
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+
+use crate::projections::{following, row};
+
+/// What is known of a tenant at a position of its ledger. Times in microseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overview {
+    pub position: Position,
+    pub subscription: TenantSubscription,
+    pub usage: Usage,
+    /// The earliest end of any card that was issued or renewed: never too late, often too early.
+    pub next_due_at: Option<i64>,
+    /// The same, of the events after `recent_since` alone.
+    pub recent_due_at: Option<i64>,
+    pub recent_since: Position,
+}
+
+impl Overview {
+    /// Folds the events after its position; those before it were folded already.
+    pub fn fold(&mut self, events: &[Arc<RecordedEvent>]) -> Result<(), HandlerError> {
+        for event in following(events, self.position)? {
+            match &event.event {
+                Event::Card(event) => self.fold_card(event),
+                Event::Subscription(event) => self.subscription.evolve(event.clone()),
+            }
+            self.position = event.stored.position;
+        }
+        Ok(())
+    }
+
+    fn fold_card(&mut self, event: &CardEvent) {
+        self.usage.apply(event);
+        let end = match event {
+            CardEvent::CardIssued { expires_at, .. } => *expires_at,
+            CardEvent::CardRenewed { expires_at, .. } => Some(*expires_at),
+            CardEvent::CardActivated { .. }
+            | CardEvent::CardSuspended { .. }
+            | CardEvent::CardReinstated { .. }
+            | CardEvent::CardRevoked { .. }
+            | CardEvent::CardExpired { .. }
+            | CardEvent::CardReplaced { .. }
+            | CardEvent::CardHolderUpdated { .. } => None,
+        };
+        if let Some(end) = end {
+            let end = Some(end.timestamp_micros());
+            self.next_due_at = earlier(self.next_due_at, end);
+            self.recent_due_at = earlier(self.recent_due_at, end);
+        }
+    }
+}
+
+/// The earlier of two moments, either of which may be none.
+pub fn earlier(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Up to where the tenant's row has it.
+pub async fn position(readers: &SqlitePool, tenant: TenantId) -> Result<Position, sqlx::Error> {
+    let sql = "select position from tenant_overviews where tenant_id = $1";
+    let found: Option<i64> = sqlx::query_scalar(sql)
+        .bind(tenant.to_string())
+        .fetch_optional(readers)
+        .await?;
+    found.map_or(Ok(0), row::position)
+}
+
+/// The tenant's row.
+pub async fn load(
+    transaction: &mut Transaction<'_, Sqlite>,
+    tenant: TenantId,
+) -> Result<Option<Overview>, sqlx::Error> {
+    let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since \
+               from tenant_overviews where tenant_id = $1";
+    let found = sqlx::query(sql)
+        .bind(tenant.to_string())
+        .fetch_optional(&mut **transaction)
+        .await?;
+    found
+        .map(|found| {
+            Ok(Overview {
+                position: row::position(found.try_get(0)?)?,
+                subscription: row::json(found.try_get(1)?)?,
+                usage: row::json(found.try_get(2)?)?,
+                next_due_at: found.try_get(3)?,
+                recent_due_at: found.try_get(4)?,
+                recent_since: row::position(found.try_get(5)?)?,
+            })
+        })
+        .transpose()
+}
+
+/// Puts the row in the place of the one that was loaded; `false` if that has moved meanwhile.
+pub async fn store(
+    transaction: &mut Transaction<'_, Sqlite>,
+    tenant: TenantId,
+    before: Option<&Overview>,
+    after: &Overview,
+) -> Result<bool, sqlx::Error> {
+    let sql = "insert into tenant_overviews (tenant_id, position, plan, subscription, usage, \
+               next_due_at, recent_due_at, recent_since) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8) \
+               on conflict (tenant_id) do update set position = excluded.position, \
+               plan = excluded.plan, subscription = excluded.subscription, \
+               usage = excluded.usage, next_due_at = excluded.next_due_at, \
+               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since \
+               where tenant_overviews.position = $9";
+    let plan = after.subscription.terms().map(|terms| &terms.plan.key);
+    let stored = sqlx::query(sql)
+        .bind(tenant.to_string())
+        .bind(row::column(after.position))
+        .bind(plan.map(|plan| plan.as_str()))
+        .bind(row::to_json(&after.subscription)?)
+        .bind(row::to_json(&after.usage)?)
+        .bind(after.next_due_at)
+        .bind(after.recent_due_at)
+        .bind(row::column(after.recent_since))
+        .bind(before.map(|row| row::column(row.position)))
+        .execute(&mut **transaction)
+        .await?;
+    Ok(stored.rows_affected() > 0)
+}

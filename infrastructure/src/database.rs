@@ -8,6 +8,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use application::ports::Unavailable;
@@ -15,7 +16,7 @@ use sqlx::migrate::Migrator;
 use sqlx::pool::PoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 /// Reading connections a file, at most; each is a thread and 3 file descriptors.
 const READERS_MAX: u32 = 4;
@@ -30,8 +31,23 @@ const STATEMENTS_KEPT: usize = 128;
 
 /// One database file, open: one connection that writes, a few that read.
 pub struct Database {
-    writer: Mutex<SqliteConnection>,
+    options: SqliteConnectOptions,
+    writer: Mutex<Option<SqliteConnection>>,
+    distrusted: AtomicBool,
     readers: SqlitePool,
+}
+
+/// The writing connection, held.
+pub type Writer<'a> = MappedMutexGuard<'a, SqliteConnection>;
+
+/// The file was written by a newer program.
+#[derive(Debug, thiserror::Error)]
+#[error("the file's schema is version {found}; this program knows versions up to {known}")]
+pub struct SchemaTooNew {
+    /// The version of the file's schema.
+    pub found: i64,
+    /// The newest version known here.
+    pub known: i64,
 }
 
 impl Database {
@@ -39,17 +55,27 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// What SQLite says; also if the file's schema is newer than this program.
+    /// What SQLite says; [`SchemaTooNew`] in [`sqlx::Error::Configuration`].
     pub async fn open(path: &Path, migrator: &Migrator) -> Result<Self, sqlx::Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(LOCK_WAIT_MAX)
-            .statement_cache_capacity(STATEMENTS_KEPT)
-            .disable_statement_logging();
-        let mut writer = options.clone().create_if_missing(true).connect().await?;
-        migrator.run_direct(&mut writer).await?;
+        Self::open_with(options(path).create_if_missing(true), migrator).await
+    }
+
+    /// Opens the file, which must be there, and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; also if the file is missing.
+    pub async fn open_existing(path: &Path, migrator: &Migrator) -> Result<Self, sqlx::Error> {
+        Self::open_with(options(path), migrator).await
+    }
+
+    async fn open_with(
+        options: SqliteConnectOptions,
+        migrator: &Migrator,
+    ) -> Result<Self, sqlx::Error> {
+        let mut writer = options.connect().await?;
+        migrate(&mut writer, migrator).await?;
+        let options = options.create_if_missing(false);
         let readers = PoolOptions::new()
             .max_connections(READERS_MAX)
             .min_connections(0)
@@ -57,17 +83,59 @@ impl Database {
             .max_lifetime(None)
             .acquire_timeout(READER_WAIT_MAX)
             .test_before_acquire(false)
-            .connect_lazy_with(options.read_only(true));
+            .connect_lazy_with(options.clone().read_only(true));
         Ok(Self {
-            writer: Mutex::new(writer),
+            options,
+            writer: Mutex::new(Some(writer)),
+            distrusted: AtomicBool::new(false),
             readers,
         })
     }
 
     /// The writing connection, as soon as nobody else has it. Every write belongs into a
     /// transaction of [`begin`] or [`begin_replayable`].
-    pub async fn writer(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.writer.lock().await
+    ///
+    /// # Errors
+    ///
+    /// [`sqlx::Error::PoolClosed`] after [`Self::close`]; what SQLite says, if the connection had
+    /// to be opened anew.
+    pub async fn writer(&self) -> Result<Writer<'_>, sqlx::Error> {
+        let mut slot = self.writer.lock().await;
+        if self.readers.is_closed() {
+            return Err(sqlx::Error::PoolClosed);
+        }
+        let distrusted = self.distrusted.swap(false, Ordering::Relaxed);
+        if distrusted || slot.as_ref().is_none_or(Connection::is_in_transaction) {
+            self.reopen_unless_sound(&mut slot, distrusted).await?;
+        }
+        MutexGuard::try_map(slot, Option::as_mut).map_err(|_| sqlx::Error::PoolClosed)
+    }
+
+    /// The writing connection failed in a way that leaves its state open: it is opened anew
+    /// before anybody uses it again.
+    pub fn distrust_writer(&self) {
+        self.distrusted.store(true, Ordering::Relaxed);
+    }
+
+    /// After a full disk or a failed read SQLite may have rolled back by itself; sqlx then counts
+    /// a transaction that is not there, and would refuse the next one for ever.
+    async fn reopen_unless_sound(
+        &self,
+        slot: &mut Option<SqliteConnection>,
+        distrusted: bool,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(writer) = slot.as_mut() {
+            // A dropped transaction is rolled back by a queued command: let it run first.
+            let answers = writer.ping().await.is_ok();
+            if answers && !distrusted && !writer.is_in_transaction() {
+                return Ok(());
+            }
+        }
+        if let Some(unsound) = slot.take() {
+            unsound.close().await?;
+        }
+        *slot = Some(self.options.connect().await?);
+        Ok(())
     }
 
     /// The reading connections.
@@ -75,11 +143,49 @@ impl Database {
         &self.readers
     }
 
-    /// Closes readers, then the writer. Whoever asks afterwards gets an error.
-    pub async fn close(self) -> Result<(), sqlx::Error> {
+    /// Closes readers, then the writer, each as soon as nobody uses it. Whoever asks afterwards
+    /// gets an error.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says; the connections are gone all the same.
+    pub async fn close(&self) -> Result<(), sqlx::Error> {
         self.readers.close().await;
-        self.writer.into_inner().close().await
+        match self.writer.lock().await.take() {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        }
     }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(LOCK_WAIT_MAX)
+        .statement_cache_capacity(STATEMENTS_KEPT)
+        .disable_statement_logging()
+}
+
+/// Brings the schema up to date. The version is also noted in the file's header, so that opening
+/// an up-to-date file costs one pragma instead of the migrator's half dozen statements.
+async fn migrate(writer: &mut SqliteConnection, migrator: &Migrator) -> Result<(), sqlx::Error> {
+    let known = migrator.iter().map(|it| it.version).max().unwrap_or(0);
+    let found: i64 = sqlx::query_scalar("pragma user_version")
+        .fetch_one(&mut *writer)
+        .await?;
+    if found > known {
+        let error = SchemaTooNew { found, known };
+        return Err(sqlx::Error::Configuration(error.into()));
+    }
+    if found < known || known == 0 {
+        migrator.run_direct(writer).await?;
+        sqlx::query(&format!("pragma user_version = {known}"))
+            .execute(writer)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Begins a writing transaction: takes the write lock at once, so that nothing read in it can

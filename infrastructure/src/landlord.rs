@@ -77,7 +77,7 @@ impl Landlord for LandlordDatabase {
         key: &ApiKey,
         idempotency: Option<&IdempotencyRecord>,
     ) -> Result<Recorded, LandlordError> {
-        let mut writer = self.database.writer().await;
+        let mut writer = self.database.writer().await.map_err(failed)?;
         let mut transaction = begin(&mut writer).await.map_err(failed)?;
         if let Some(before) = answered(&mut transaction, idempotency, tenant.created_at).await? {
             return Ok(Recorded::Replayed(before));
@@ -95,7 +95,7 @@ impl Landlord for LandlordDatabase {
 
     async fn mark_ready(&self, tenant: TenantId) -> Result<(), Unavailable> {
         let work = async {
-            let mut writer = self.database.writer().await;
+            let mut writer = self.database.writer().await?;
             let mut transaction = begin(&mut writer).await?;
             sqlx::query("update tenants set ready = 1 where id = $1")
                 .bind(tenant.to_string())
@@ -117,7 +117,7 @@ impl Landlord for LandlordDatabase {
         key: &ApiKey,
         idempotency: Option<&IdempotencyRecord>,
     ) -> Result<Recorded, LandlordError> {
-        let mut writer = self.database.writer().await;
+        let mut writer = self.database.writer().await.map_err(failed)?;
         let mut transaction = begin(&mut writer).await.map_err(failed)?;
         if let Some(before) = answered(&mut transaction, idempotency, key.created_at).await? {
             return Ok(Recorded::Replayed(before));
@@ -129,7 +129,7 @@ impl Landlord for LandlordDatabase {
 
     async fn revoke_key(&self, id: KeyId, at: DateTime<Utc>) -> Result<bool, Unavailable> {
         let work = async {
-            let mut writer = self.database.writer().await;
+            let mut writer = self.database.writer().await?;
             let mut transaction = begin(&mut writer).await?;
             let sql = "update api_keys set revoked_at = $2 where id = $1 and revoked_at is null";
             let revoked = sqlx::query(sql)

@@ -22,7 +22,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
-use application::ports::{Appended, AppendError, Clock, Head, RecordedEvent, RecordedOutcome};
+use application::ports::{AppendError, Appended, Clock, Head, RecordedEvent, RecordedOutcome};
 use arc_swap::ArcSwap;
 use domain::chain::Hash;
 use domain::event::{Decoder, UndecodableEvent};

@@ -101,9 +101,7 @@ impl EmbeddedStores {
             stores.closed = true;
             stores.open.drain().collect()
         };
-        let closing = all
-            .into_iter()
-            .map(|(tenant, store)| close(tenant, store));
+        let closing = all.into_iter().map(|(tenant, store)| close(tenant, store));
         futures::future::join_all(closing).await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -123,7 +121,9 @@ impl EmbeddedStores {
             return Ok(store);
         }
         let shared = Arc::clone(&self.shared);
-        let opening = shared.tasks.spawn(Arc::clone(&shared).open(tenant, missing));
+        let opening = shared
+            .tasks
+            .spawn(Arc::clone(&shared).open(tenant, missing));
         opening
             .await
             .map_err(|error| Unavailable::because(WHAT, error))?
@@ -288,7 +288,11 @@ impl Stores {
 
     fn forget_gate(&mut self, tenant: TenantId) {
         // New holders come only through this map, which is locked: a count of one stays one.
-        if self.gates.get(&tenant).is_some_and(|it| Arc::strong_count(it) == 1) {
+        if self
+            .gates
+            .get(&tenant)
+            .is_some_and(|it| Arc::strong_count(it) == 1)
+        {
             self.gates.remove(&tenant);
         }
     }
@@ -303,7 +307,11 @@ impl Stores {
         }
         // New holders come only through this map, which is locked: unused stays unused.
         let unused = |open: &&OpenStore| Arc::strong_count(&open.store) == 1;
-        let oldest = self.open.values().filter(unused).min_by_key(|it| it.last_used)?;
+        let oldest = self
+            .open
+            .values()
+            .filter(unused)
+            .min_by_key(|it| it.last_used)?;
         let tenant = oldest.store.tenant;
         // Somebody at the gate is about to use it.
         let held = self.gate(tenant).try_lock_owned().ok()?;

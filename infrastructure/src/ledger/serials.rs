@@ -43,7 +43,11 @@ impl Serials {
     /// How many serials the next batch should reserve: none while more than a block is in stock.
     pub(super) fn wanted(&self) -> Option<u64> {
         let stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
-        let left: u64 = stock.blocks.iter().map(|block| block.end - block.start).sum();
+        let left: u64 = stock
+            .blocks
+            .iter()
+            .map(|block| block.end - block.start)
+            .sum();
         (stock.asked && left <= BLOCK_SERIALS).then_some(BLOCK_SERIALS)
     }
 

@@ -250,7 +250,10 @@ fn fail(memory: &Memory, error: StoreError, answers: Vec<Answer>) {
 /// either, the next batch reads it, before it decides anything.
 async fn recover<E: Engine>(engine: &E, memory: &Memory) {
     engine.distrust();
-    match AssertUnwindSafe(engine.load(&memory.decoder)).catch_unwind().await {
+    match AssertUnwindSafe(engine.load(&memory.decoder))
+        .catch_unwind()
+        .await
+    {
         Ok(Ok((head, subscription))) => memory.publish(head, Arc::new(subscription), vec![]),
         Ok(Err(error)) => {
             let tenant = memory.tenant;

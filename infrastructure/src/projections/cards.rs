@@ -51,7 +51,7 @@ impl CardsReadModel {
     /// What the database says.
     pub async fn open(database: Arc<Database>) -> Result<Self, sqlx::Error> {
         if !table::exists(database.readers()).await? {
-            let mut writer = database.writer().await;
+            let mut writer = database.writer().await?;
             let mut transaction = begin(&mut writer).await?;
             table::create_first(&mut transaction).await?;
             transaction.commit().await?;
@@ -119,7 +119,7 @@ impl Subscriber for CardsProjection {
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
         let database = self.databases.database(tenant.tenant).await?;
-        let mut writer = database.writer().await;
+        let mut writer = database.writer().await.map_err(failed)?;
         let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
         let before = reached(&mut transaction, Table::Live).await?;
         let position = apply(&mut transaction, Table::Live, before, events).await?;

@@ -52,7 +52,7 @@ impl LandlordReadModel {
         tenant: TenantId,
         events: &[Arc<RecordedEvent>],
     ) -> Result<Option<Position>, HandlerError> {
-        let mut writer = self.database.writer().await;
+        let mut writer = self.database.writer().await.map_err(failed)?;
         let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
         let before = overview::load(&mut transaction, tenant)
             .await
@@ -81,7 +81,7 @@ impl LandlordReadModel {
         ledger: &dyn Ledger,
         anew: &mut Overview,
     ) -> Result<Option<Position>, HandlerError> {
-        let mut writer = self.database.writer().await;
+        let mut writer = self.database.writer().await.map_err(failed)?;
         let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
         let before = overview::load(&mut transaction, tenant)
             .await

@@ -15,9 +15,7 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{Row, Sqlite, SqliteConnection};
 
 use super::super::admission::{Admission, Prepared, Versions};
-use super::super::{
-    Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
-};
+use super::super::{Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through};
 use super::read::{self, from_i64, to_i64};
 use crate::database::{self, Database};
 
@@ -90,11 +88,7 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
-    async fn commit(
-        &self,
-        batch: Vec<Prepared>,
-        memory: &Memory,
-    ) -> Result<Committed, StoreError> {
+    async fn commit(&self, batch: Vec<Prepared>, memory: &Memory) -> Result<Committed, StoreError> {
         let mut writer = self.database.writer().await?;
         let mut transaction = database::begin(&mut writer).await?;
         let mut append = SqliteAppend {

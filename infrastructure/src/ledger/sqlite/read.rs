@@ -82,12 +82,11 @@ pub(super) async fn outcome(
     readers: &SqlitePool,
     key: &str,
 ) -> Result<Option<RecordedOutcome>, StoreError> {
-    let row = sqlx::query(
-        "select key, fingerprint, outcome, position from idempotency where key = ?",
-    )
-    .bind(key)
-    .fetch_optional(readers)
-    .await?;
+    let row =
+        sqlx::query("select key, fingerprint, outcome, position from idempotency where key = ?")
+            .bind(key)
+            .fetch_optional(readers)
+            .await?;
     row.as_ref().map(recorded_outcome).transpose()
 }
 
@@ -141,9 +140,7 @@ pub(super) async fn subscription(
 }
 
 /// Rows of `key, fingerprint, outcome, position`, by key.
-pub(super) fn outcomes(
-    rows: &[SqliteRow],
-) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
+pub(super) fn outcomes(rows: &[SqliteRow]) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
     let by_key = |row: &SqliteRow| Ok((row.try_get(0)?, recorded_outcome(row)?));
     rows.iter().map(by_key).collect()
 }

@@ -45,7 +45,7 @@ pub async fn rebuild(
 }
 
 async fn start(database: &Database) -> Result<(), HandlerError> {
-    let mut writer = database.writer().await;
+    let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
     table::create_next(&mut transaction).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
@@ -56,7 +56,7 @@ async fn fill(
     before: Position,
     events: &[Arc<RecordedEvent>],
 ) -> Result<Position, HandlerError> {
-    let mut writer = database.writer().await;
+    let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
     let position = apply(&mut transaction, Table::Next, before, events).await?;
     transaction.commit().await.map_err(failed)?;
@@ -71,7 +71,7 @@ async fn finish(
     before: Position,
     page: Vec<Arc<RecordedEvent>>,
 ) -> Result<Position, HandlerError> {
-    let mut writer = database.writer().await;
+    let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
     if reached(&mut transaction, Table::Next).await? != before {
         return Err(Unavailable::new("the new table, which another building took over").into());

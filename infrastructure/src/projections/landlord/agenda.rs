@@ -59,7 +59,7 @@ impl LandlordReadModel {
         as_of: Position,
         next: Option<i64>,
     ) -> Result<(), sqlx::Error> {
-        let mut writer = self.database.writer().await;
+        let mut writer = self.database.writer().await?;
         let mut transaction = begin_replayable(&mut writer).await?;
         let Some(before) = overview::load(&mut transaction, tenant).await? else {
             return Ok(());

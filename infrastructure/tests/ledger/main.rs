@@ -1,0 +1,8 @@
+//! What a ledger promises, on every engine that keeps one, and what the SQLite one adds.
+//!
+//! `conformance` asks only for a ledger under test, so a second engine runs the same sentences.
+//! Nothing here sleeps: what is waited for is the answer to an append queued later.
+
+mod conformance;
+mod sqlite;
+mod world;

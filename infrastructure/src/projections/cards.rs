@@ -10,6 +10,7 @@
 mod fold;
 mod list;
 mod rebuild;
+mod rows;
 mod table;
 
 use std::sync::Arc;
@@ -50,12 +51,15 @@ impl CardsReadModel {
     ///
     /// What the database says.
     pub async fn open(database: Arc<Database>) -> Result<Self, sqlx::Error> {
-        if !table::exists(database.readers()).await? {
-            let mut writer = database.writer().await?;
+        // Asked on the writing connection, which is there: a reading one costs a thread, and at
+        // the start every tenant's store is opened once.
+        let mut writer = database.writer().await?;
+        if !table::exists(&mut *writer).await? {
             let mut transaction = begin(&mut writer).await?;
             table::create_first(&mut transaction).await?;
             transaction.commit().await?;
         }
+        drop(writer);
         Ok(Self { database })
     }
 }
@@ -107,10 +111,11 @@ impl Subscriber for CardsProjection {
 
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
         let database = self.databases.database(tenant.tenant).await?;
-        let checkpoint = table::checkpoint(database.readers(), Table::Live).await;
-        Ok(checkpoint
-            .map_err(unavailable(THE_STORE))?
-            .unwrap_or_default())
+        // As in `open`: no reading connection for this.
+        let mut writer = database.writer().await.map_err(unavailable(THE_STORE))?;
+        let checkpoint = table::checkpoint(&mut *writer, Table::Live).await;
+        let checkpoint = checkpoint.map_err(unavailable(THE_STORE))?;
+        Ok(checkpoint.unwrap_or_default())
     }
 
     async fn handle(
@@ -166,11 +171,11 @@ async fn apply(
     };
     let position = last.stored.position;
     let histories = fold::histories(events)?;
-    let known = table::load(transaction, table, &fold::begun_before(&histories))
+    let known = rows::load(transaction, table, &fold::begun_before(&histories))
         .await
         .map_err(failed)?;
     let changed = fold::fold(known, histories);
-    table::store(transaction, table, changed)
+    rows::store(transaction, table, changed)
         .await
         .map_err(failed)?;
     let moved = table::advance(transaction, table, before, position)

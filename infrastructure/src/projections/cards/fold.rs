@@ -78,7 +78,7 @@ fn restored(card: Card) -> DigitalCard {
         (Status::Revoked, _) => DigitalCard::Revoked(particulars),
         (Status::Expired, _) => DigitalCard::Expired(particulars),
         (Status::Replaced, Some(by)) => DigitalCard::Replaced(particulars, by),
-        // A replaced card has a successor; `table::card` refuses a row without.
+        // A replaced card has a successor; `rows::card` refuses a row without.
         (Status::Replaced, None) => DigitalCard::Unissued,
     }
 }

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use domain::ids::CardId;
 use sqlx::SqlitePool;
 
-use super::table::{self, COLUMNS, IN_CIRCULATION};
+use super::rows::{self, COLUMNS};
+use super::table::IN_CIRCULATION;
 use crate::projections::{row, search};
 
 /// One card.
@@ -18,7 +19,7 @@ pub async fn one(readers: &SqlitePool, id: CardId) -> Result<Option<Card>, sqlx:
         .bind(id.to_string())
         .fetch_optional(readers)
         .await?;
-    found.as_ref().map(table::card).transpose()
+    found.as_ref().map(rows::card).transpose()
 }
 
 /// The cards that match, a page of them.
@@ -46,7 +47,7 @@ pub async fn page(readers: &SqlitePool, filter: &CardFilter) -> Result<CardPage,
     let items: Vec<_> = found
         .iter()
         .take(filter.limit)
-        .map(table::card)
+        .map(rows::card)
         .collect::<Result<_, _>>()?;
     let more = found.len() > filter.limit;
     let last = items.last().filter(|_| more);
@@ -126,7 +127,7 @@ fn place(card: &Card, sort: CardSort) -> CardCursor {
             CardCursorKey::IssuedAt(card.issued_at.timestamp_micros())
         }
         CardSort::Name | CardSort::NameDescending => {
-            CardCursorKey::Name(table::name_sort(&card.holder.name))
+            CardCursorKey::Name(rows::name_sort(&card.holder.name))
         }
     };
     CardCursor { key, id: card.id }

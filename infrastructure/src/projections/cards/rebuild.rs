@@ -1,19 +1,20 @@
 //! Building the cards anew beside the ones in use, while these are read and kept up to date.
 //!
 //! The new table has its own checkpoint and is filled a page of events a transaction; the next
-//! page is read meanwhile. When it has caught up, one last transaction folds what is left and
-//! swaps. The writing connection is free between the pages, so the ledger's writer waits for one
-//! page at most.
+//! page is read meanwhile. Then its indexes are made, and when it has caught up, one last
+//! transaction folds what is left and swaps. The writing connection is free between these, so the
+//! ledger's writer waits for one page or one index at a time.
 //!
 //! A building that was cut off leaves its table until the next one begins. Of two at the same
-//! time, the later takes over and the earlier fails at its checkpoint.
+//! time, the later takes over and the earlier fails at its next step.
 
 use std::sync::Arc;
 
 use application::ports::{HandlerError, Ledger, RecordedEvent, Unavailable};
 use domain::ids::Position;
+use sqlx::{Sqlite, Transaction};
 
-use super::table::{self, Table};
+use super::table::{self, INDEXES, Table};
 use super::{apply, failed, reached};
 use crate::database::{Database, begin_replayable};
 
@@ -26,38 +27,71 @@ pub async fn rebuild(
     ledger: &dyn Ledger,
     progress: &(dyn Fn(Position) + Send + Sync),
 ) -> Result<Position, HandlerError> {
-    start(database).await?;
-    let mut position = 0;
+    let generation = start(database).await?;
+    let (position, _) = fill_up(database, ledger, generation, 0, progress).await?;
+    index(database, generation).await?;
+    // Making the indexes took its time, and more has happened.
+    let (position, rest) = fill_up(database, ledger, generation, position, progress).await?;
+    let position = finish(database, ledger, generation, position, rest).await?;
+    progress(position);
+    Ok(position)
+}
+
+async fn start(database: &Database) -> Result<i64, HandlerError> {
+    let mut writer = database.writer().await.map_err(failed)?;
+    let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+    let generation = table::create_next(&mut transaction).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(generation)
+}
+
+/// Fills the new table until less than a page is left; answers how far it is, and what is left.
+async fn fill_up(
+    database: &Database,
+    ledger: &dyn Ledger,
+    generation: i64,
+    mut position: Position,
+    progress: &(dyn Fn(Position) + Send + Sync),
+) -> Result<(Position, Vec<Arc<RecordedEvent>>), HandlerError> {
     let mut page = ledger.read(position, PAGE_EVENTS).await?;
     while page.len() == PAGE_EVENTS {
         let last = position + PAGE_EVENTS as Position;
         let (filled, following) = futures::join!(
-            fill(database, position, &page),
+            fill(database, generation, position, &page),
             ledger.read(last, PAGE_EVENTS)
         );
         position = filled?;
         page = following?;
         progress(position);
     }
-    let position = finish(database, ledger, position, page).await?;
-    progress(position);
-    Ok(position)
+    Ok((position, page))
 }
 
-async fn start(database: &Database) -> Result<(), HandlerError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-    table::create_next(&mut transaction).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+/// Makes the indexes of a table that is full, each in a transaction of its own. Sorting once is
+/// several times cheaper than keeping an index of names up to date with every page; the ledger's
+/// writer may have to wait for one index.
+async fn index(database: &Database, generation: i64) -> Result<(), HandlerError> {
+    for index in INDEXES {
+        let mut writer = database.writer().await.map_err(failed)?;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        still_ours(&mut transaction, generation).await?;
+        table::create_index(&mut transaction, Table::Next, index, generation)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn fill(
     database: &Database,
+    generation: i64,
     before: Position,
     events: &[Arc<RecordedEvent>],
 ) -> Result<Position, HandlerError> {
     let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+    still_ours(&mut transaction, generation).await?;
     let position = apply(&mut transaction, Table::Next, before, events).await?;
     transaction.commit().await.map_err(failed)?;
     Ok(position)
@@ -68,14 +102,13 @@ async fn fill(
 async fn finish(
     database: &Database,
     ledger: &dyn Ledger,
+    generation: i64,
     before: Position,
     page: Vec<Arc<RecordedEvent>>,
 ) -> Result<Position, HandlerError> {
     let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-    if reached(&mut transaction, Table::Next).await? != before {
-        return Err(Unavailable::new("the new table, which another building took over").into());
-    }
+    still_ours(&mut transaction, generation).await?;
     let mut position = apply(&mut transaction, Table::Next, before, &page).await?;
     loop {
         let page = ledger.read(position, PAGE_EVENTS).await?;
@@ -95,4 +128,15 @@ async fn finish(
         .map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     Ok(position)
+}
+
+/// Refuses to go on in a table that a later building has begun anew.
+async fn still_ours(
+    transaction: &mut Transaction<'_, Sqlite>,
+    generation: i64,
+) -> Result<(), HandlerError> {
+    match table::generation(transaction).await.map_err(failed)? {
+        latest if latest == generation => Ok(()),
+        _ => Err(Unavailable::new("the new table, which a later building took over").into()),
+    }
 }

@@ -1,0 +1,178 @@
+//! A tenant's store: a ledger in memory, and the cards in a real file.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use application::ports::{
+    Append, AppendError, Appended, CardsView, Head, HistoryFilter, Ledger, RecordedEvent,
+    RecordedOutcome, StoredEvent, Subscriber, TenantStore, Unavailable,
+};
+use async_trait::async_trait;
+use cqrs_es::persist::SerializedEvent;
+use domain::event::AggregateKind;
+use domain::ids::{Position, TenantId};
+use infrastructure::database::Database;
+use infrastructure::landlord::LandlordDatabase;
+use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
+use infrastructure::projections::landlord::LandlordReadModel;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use tempfile::TempDir;
+
+/// Events that a test appends, and whoever follows them reads.
+#[derive(Default)]
+pub struct MemoryLedger {
+    pub events: Mutex<Vec<Arc<RecordedEvent>>>,
+}
+
+const ABSENT: &str = "anything but reading";
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    fn head(&self) -> Arc<Head> {
+        unreachable!("read models do not ask for the head")
+    }
+
+    async fn append(&self, _: Append) -> Result<Appended, AppendError> {
+        Err(Unavailable::new(ABSENT).into())
+    }
+
+    async fn load(&self, _: AggregateKind, _: &str) -> Result<Vec<SerializedEvent>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn outcome(&self, _: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn next_card_serial(&self) -> Result<u64, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn read(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Arc<RecordedEvent>>, Unavailable> {
+        let after = usize::try_from(after).map_err(|error| Unavailable::because(ABSENT, error))?;
+        let events = self.events.lock().expect("no test panics with it");
+        Ok(events.iter().skip(after).take(limit).cloned().collect())
+    }
+
+    async fn history(&self, _: &HistoryFilter, _: usize) -> Result<Vec<StoredEvent>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+}
+
+/// A tenant whose store is open.
+pub struct Tenant {
+    pub ledger: Arc<MemoryLedger>,
+    pub store: TenantStore,
+    pub database: Arc<Database>,
+    pub cards: CardsProjection,
+    _directory: TempDir,
+}
+
+/// Answers the one database there is.
+struct One(Arc<Database>);
+
+#[async_trait]
+impl TenantDatabases for One {
+    async fn database(&self, _: TenantId) -> Result<Arc<Database>, Unavailable> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+/// A new tenant without events.
+pub async fn tenant() -> Tenant {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = tenant_database(&directory.path().join("tenant.db")).await;
+    let view = CardsReadModel::open(Arc::clone(&database))
+        .await
+        .expect("the table");
+    let ledger = Arc::new(MemoryLedger::default());
+    Tenant {
+        store: TenantStore {
+            tenant: tenant_id(1),
+            ledger: ledger.clone(),
+            cards: Arc::new(view),
+        },
+        ledger,
+        cards: CardsProjection::new(Arc::new(One(Arc::clone(&database)))),
+        database,
+        _directory: directory,
+    }
+}
+
+impl Tenant {
+    /// Hands over what the ledger has, some events at a time, until none is left.
+    pub async fn follow(&self, subscriber: &dyn Subscriber, at_a_time: usize) -> Position {
+        let mut position = subscriber
+            .checkpoint(&self.store)
+            .await
+            .expect("a checkpoint");
+        loop {
+            let events = self
+                .ledger
+                .read(position, at_a_time)
+                .await
+                .expect("some events");
+            if events.is_empty() {
+                return position;
+            }
+            position = subscriber
+                .handle(&self.store, &events)
+                .await
+                .expect("the events are handled");
+        }
+    }
+
+    /// The cards as tenants see them.
+    pub fn view(&self) -> &dyn CardsView {
+        self.store.cards.as_ref()
+    }
+}
+
+/// A database file with what the cards need of the ledger's: the table of checkpoints.
+pub async fn tenant_database(path: &Path) -> Arc<Database> {
+    let checkpoints = Migration::new(
+        1,
+        "checkpoints".into(),
+        MigrationType::Simple,
+        "create table checkpoints (subscriber text not null primary key, position bigint not null)"
+            .into(),
+        false,
+    );
+    let migrator = Migrator {
+        migrations: vec![checkpoints].into(),
+        ..Migrator::DEFAULT
+    };
+    Arc::new(Database::open(path, &migrator).await.expect("a database"))
+}
+
+/// The landlord's records and read models, over one new file.
+pub struct Landlord {
+    pub records: LandlordDatabase,
+    pub model: LandlordReadModel,
+    pub database: Arc<Database>,
+    _directory: TempDir,
+}
+
+/// A landlord without tenants.
+pub async fn landlord() -> Landlord {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = infrastructure::landlord::open(&directory.path().join("landlord.db")).await;
+    let database = Arc::new(database.expect("a database"));
+    Landlord {
+        records: LandlordDatabase::new(Arc::clone(&database)),
+        model: LandlordReadModel::new(Arc::clone(&database)),
+        database,
+        _directory: directory,
+    }
+}
+
+/// The `n`-th tenant's id.
+pub fn tenant_id(n: u64) -> TenantId {
+    format!("0199bbbb-0000-7000-8000-{n:012}")
+        .parse()
+        .expect("a UUID")
+}

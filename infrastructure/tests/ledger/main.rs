@@ -4,5 +4,7 @@
 //! Nothing here sleeps: what is waited for is the answer to an append queued later.
 
 mod conformance;
+mod properties;
 mod sqlite;
+mod stores;
 mod world;

@@ -1,5 +1,9 @@
 //! The SQLite ledger: every sentence of the conformance suite, and what only SQLite can do wrong.
 
+use application::ports::{AppendError, Ledger};
+use futures::future::join_all;
+use sqlx::Executor;
+
 use crate::conformance::conformance;
 use crate::world::*;
 
@@ -24,4 +28,74 @@ conformance! { SqliteUnderTest:
     the_history_is_filtered_by_all_that_is_asked,
     a_commit_rings_once_it_can_be_read,
     a_batch_that_cannot_be_decided_fails_alone,
+}
+
+/// As SQLite itself rolls back when the disk is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_recovers_from_a_transaction_that_sqlite_rolled_back_by_itself() {
+    let world = on_plan::<SqliteUnderTest>("pro").await;
+    let ledger = world.ledger();
+    for action in ["rollback", "abort", "fail"] {
+        let trigger = format!(
+            "create trigger broken before insert on events \
+             begin select raise({action}, 'disk full'); end"
+        );
+        execute(&world, &trigger).await;
+        for answer in join_all((0..5).map(|_| ledger.append(issue()))).await {
+            assert!(matches!(answer, Err(AppendError::Unavailable(_))));
+        }
+        execute(&world, "drop trigger broken").await;
+        let before = ledger.head().position;
+        assert_eq!(committed(ledger.append(issue()).await), before + 1);
+    }
+    assert_sound(&*ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ledgers_on_one_database_share_positions_and_quota() {
+    let world = on_plan::<SqliteUnderTest>("free").await;
+    let (one, two) = (world.ledger(), world.another_node().await);
+    let issuance = |nth: usize| {
+        let ledger = if nth.is_multiple_of(2) { &one } else { &two };
+        ledger.append(issue())
+    };
+    let answers = join_all((0..600).map(issuance)).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 500);
+    let change = subscription(world.tenant(), 1, vec![upgraded("free", "pro")]);
+    committed(one.append(change).await);
+    committed(two.append(issue()).await);
+    assert_sound(&*two).await;
+    let serials = join_all((0..100).map(|nth| match nth % 2 {
+        0 => one.next_card_serial(),
+        _ => two.next_card_serial(),
+    }));
+    let mut serials: Vec<_> = serials.await.into_iter().map(Result::unwrap).collect();
+    serials.sort_unstable();
+    serials.dedup();
+    assert_eq!(serials.len(), 100);
+    let mut all = Vec::new();
+    while let Ok(events) = two.read(all.len() as u64, 64).await
+        && !events.is_empty()
+    {
+        all.extend(events);
+    }
+    assert_eq!(all.len(), 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_aggregates_history_is_found_through_its_index() {
+    let world = on_plan::<SqliteUnderTest>("pro").await;
+    let plan: (i64, i64, i64, String) = sqlx::query_as(
+        "explain query plan select position from events \
+         where position > 1 and aggregate_id = 'x' order by position limit 10",
+    )
+    .fetch_one(world.database.readers())
+    .await
+    .expect("a plan");
+    assert!(plan.3.contains("events_stream"), "{}", plan.3);
+}
+
+async fn execute(world: &SqliteUnderTest, statement: &str) {
+    let mut writer = world.database.writer().await.expect("the writer");
+    writer.execute(statement).await.expect("executed");
 }

@@ -300,3 +300,9 @@ pub async fn assert_sound(ledger: &dyn Ledger) {
     assert_eq!(head.hash, hash);
     assert_eq!(head.usage, usage);
 }
+
+pub fn upgraded(from: &str, to: &str) -> SubscriptionEvent {
+    let from = from.to_owned().try_into().expect("a key");
+    let to = Catalogue::standard().plan(to).expect("a plan").clone();
+    SubscriptionEvent::PlanUpgraded { from, to, at: at() }
+}

@@ -1,0 +1,161 @@
+//! The open stores: opened once, closed when unused, never twice at a time.
+
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{AppendError, Random, TenantStores, Unavailable};
+use domain::ids::TenantId;
+use futures::future::join_all;
+use futures::poll;
+use infrastructure::clock::SystemRandom;
+use infrastructure::tenants::EmbeddedStores;
+use sqlx::Connection;
+use tempfile::TempDir;
+
+use crate::world::*;
+
+fn stores(directory: &TempDir, open_max: usize) -> EmbeddedStores {
+    let clock = Arc::<TestClock>::default();
+    EmbeddedStores::new(
+        directory.path().to_owned(),
+        open_max,
+        clock,
+        Doorbell::default(),
+    )
+}
+
+async fn provisioned(stores: &EmbeddedStores, count: usize) -> Vec<TenantId> {
+    let mut tenants = Vec::new();
+    for _ in 0..count {
+        let tenant = TenantId::new(SystemRandom.id());
+        stores.create(tenant).await.expect("created");
+        let store = stores.open(tenant).await.expect("open");
+        let start = subscription(tenant, 0, vec![started("pro")]);
+        committed(store.ledger.append(start).await);
+        tenants.push(tenant);
+    }
+    tenants
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tenants_in_few_open_stores_lose_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = stores(&directory, 3);
+    let tenants = provisioned(&stores, 10).await;
+    let user = |nth: usize| {
+        let (stores, tenants) = (stores.clone(), tenants.clone());
+        tokio::spawn(async move {
+            for round in 0..20 {
+                let tenant = tenants[(nth * 7 + round * 3) % tenants.len()];
+                let store = stores.open(tenant).await.expect("open");
+                committed(store.ledger.append(issue()).await);
+            }
+        })
+    };
+    for user in join_all((0..16).map(user)).await {
+        user.expect("a user");
+    }
+    let mut issued = 0;
+    for tenant in tenants {
+        let store = stores.open(tenant).await.expect("open");
+        assert_sound(&*store.ledger).await;
+        issued += store.ledger.head().usage.issued;
+    }
+    assert_eq!(issued, 16 * 20);
+    assert!(stores.open_count() <= 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_use_is_never_closed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = stores(&directory, 1);
+    let tenants = provisioned(&stores, 3).await;
+    let held = stores.open(tenants[0]).await.expect("open");
+    for tenant in &tenants {
+        stores.open(*tenant).await.expect("open");
+    }
+    committed(held.ledger.append(issue()).await);
+    let again = stores.open(tenants[0]).await.expect("open");
+    assert!(Arc::ptr_eq(&held, &again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_opened_once_for_all_who_ask_at_the_same_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tenant = provisioned(&stores(&directory, 1), 1).await[0];
+    let stores = stores(&directory, 1);
+    let asked = |_| {
+        let stores = stores.clone();
+        tokio::spawn(async move { stores.open(tenant).await.expect("open") })
+    };
+    let opened = join_all((0..32).map(asked)).await;
+    let first = opened[0].as_ref().expect("an asker");
+    assert!(
+        opened
+            .iter()
+            .flatten()
+            .all(|store| Arc::ptr_eq(store, first))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_is_an_error_and_stays_missing_until_it_is_created() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = stores(&directory, 1);
+    let tenant = TenantId::new(SystemRandom.id());
+    for _ in 0..2 {
+        assert!(matches!(stores.open(tenant).await, Err(Unavailable { .. })));
+    }
+    let files = std::fs::read_dir(directory.path()).expect("listed");
+    assert_eq!(files.count(), 0);
+    for _ in 0..2 {
+        stores.create(tenant).await.expect("created");
+    }
+    stores.open(tenant).await.expect("open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_newer_program_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tenant = {
+        let stores = stores(&directory, 1);
+        let tenant = provisioned(&stores, 1).await[0];
+        stores.close_all().await;
+        tenant
+    };
+    let path = directory.path().join(format!("{tenant}.db"));
+    let url = format!("sqlite://{}", path.display());
+    let mut file = sqlx::SqliteConnection::connect(&url).await.expect("open");
+    sqlx::query("pragma user_version = 999")
+        .execute(&mut file)
+        .await
+        .expect("set");
+    file.close().await.expect("closed");
+    let Err(error) = stores(&directory, 1).open(tenant).await else {
+        panic!("it was opened");
+    };
+    let source = error.source.expect("a reason").to_string();
+    assert!(source.contains("schema is version 999"), "{source}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let first = stores(&directory, 4);
+    let tenant = provisioned(&first, 1).await[0];
+    let store = first.open(tenant).await.expect("open");
+    let mut queued: Vec<_> = (0..200).map(|_| store.ledger.append(issue())).collect();
+    for answer in &mut queued {
+        let _ = poll!(answer);
+    }
+    first.close_all().await;
+    for answer in join_all(queued).await {
+        committed(answer);
+    }
+    let late = store.ledger.append(issue()).await;
+    assert!(matches!(late, Err(AppendError::Unavailable(_))));
+    assert!(first.open(tenant).await.is_err());
+    let second = stores(&directory, 4);
+    let store = second.open(tenant).await.expect("open");
+    assert_eq!(store.ledger.head().usage.issued, 200);
+}

@@ -23,7 +23,7 @@ use infrastructure::clock::{SystemClock, SystemRandom};
 use infrastructure::database::{Database, begin};
 use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 const BATCH: usize = 64;
 const METADATA: &str = r#"{"actor":"0199a0a8-7c5e-7d11-8f4e-0d8a8c8f1f11","causation_id":"0199a0a8-7c5e-7d11-8f4e-0d8a8c8f1f12","correlation_id":"0199a0a8-7c5e-7d11-8f4e-0d8a8c8f1f12","request_id":"0199a0a8-7c5e-7d11-8f4e-0d8a8c8f1f12","role":"tenant_admin"}"#;
@@ -131,7 +131,8 @@ async fn time_appends(ledger: &SqliteLedger, batches: u64, keyed: bool) -> Durat
 }
 
 fn append(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("a runtime");
+    // One thread, so that all appends are queued before the writer's task runs: one batch.
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
     let mut group = criterion.benchmark_group("64 issuances");
     group.throughput(Throughput::Elements(BATCH as u64));

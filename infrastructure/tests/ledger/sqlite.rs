@@ -1,6 +1,6 @@
 //! The SQLite ledger: every sentence of the conformance suite, and what only SQLite can do wrong.
 
-use application::ports::{AppendError, Ledger};
+use application::ports::AppendError;
 use futures::future::join_all;
 use sqlx::Executor;
 

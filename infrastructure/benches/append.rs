@@ -132,7 +132,10 @@ async fn time_appends(ledger: &SqliteLedger, batches: u64, keyed: bool) -> Durat
 
 fn append(criterion: &mut Criterion) {
     // One thread, so that all appends are queued before the writer's task runs: one batch.
-    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
     let mut group = criterion.benchmark_group("64 issuances");
     group.throughput(Throughput::Elements(BATCH as u64));

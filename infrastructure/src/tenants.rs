@@ -74,7 +74,7 @@ enum Missing {
 
 impl EmbeddedStores {
     /// Stores in `directory`, which is there and owned by this process; at most `open_max` of
-    /// them open, not counting those in use.
+    /// them open, unless more are in use at once: the excess is closed at the next opening.
     pub fn new(
         directory: PathBuf,
         open_max: usize,

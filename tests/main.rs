@@ -5,4 +5,29 @@
 //! `domain/tests`, the stores' in `infrastructure`), and waiting by sleeping: a test waits for
 //! the event it needs, with a deadline.
 
+mod authorization;
+mod cards;
+mod idempotency;
+mod keys;
+mod subscriptions;
+
+mod quota;
+
+mod process;
+
+mod crash;
+mod outage;
+
+mod audit;
+mod subscribers;
+
+mod header_tricks;
+mod problems;
+mod slow_clients;
+
+mod fuzz;
+
+mod contracts;
 mod house;
+
+mod support;

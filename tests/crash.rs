@@ -1,0 +1,222 @@
+//! `kill -9` in the middle of a load: nothing acknowledged is lost, nothing is doubled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Notify};
+
+use crate::support::client::{id, try_send};
+use crate::support::recount::everything_agrees;
+use crate::support::{Answer, Client, Service, now};
+
+const ROUNDS: u64 = 20;
+const CLIENTS: usize = 16;
+/// The service is killed after so many acknowledgements of the round, drawn anew each time.
+const ACKNOWLEDGED_MAX: u64 = 150;
+
+/// A command and what became of it, as its client knows.
+#[derive(Clone)]
+struct Sent {
+    method: Method,
+    path: String,
+    body: Value,
+    acknowledged: Option<Answer>,
+}
+
+/// Everything sent so far, by idempotency key.
+type Log = Arc<Mutex<HashMap<String, Sent>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_in_the_middle_of_a_load_lose_and_double_nothing() {
+    let mut chance = Chance::new();
+    let mut service = Service::start();
+    let tenant = service.tenant("pro").await;
+    let log: Log = Arc::default();
+
+    for round in 0..ROUNDS {
+        let target = 1 + chance.below(ACKNOWLEDGED_MAX);
+        let extra = Duration::from_micros(chance.below(8_000));
+        let load = Load::start(&tenant.clone().at(service.base()), &log, round);
+        load.acknowledged(target).await;
+        // Somewhere inside a commit rather than always right after an acknowledgement.
+        let _ = tokio::time::timeout(extra, std::future::pending::<()>()).await;
+        service.kill();
+        load.stop().await;
+        service.restart();
+        let tenant = tenant.clone().at(service.base());
+        check_round(&service, &tenant, &log, round).await;
+    }
+
+    let tenant = tenant.at(service.base());
+    retry_everything(&tenant, &log).await;
+    let events = everything_agrees(&service, &tenant).await;
+    let log = log.lock().await;
+    let issuances = log.values().filter(|sent| sent.path == "/v1/cards").count();
+    let issued = events.iter().filter(|event| event["type"] == "CardIssued");
+    assert_eq!(
+        issued.count(),
+        issuances,
+        "each key issued exactly one card"
+    );
+}
+
+/// What must be true after every restart.
+async fn check_round(service: &Service, tenant: &Client, log: &Log, round: u64) {
+    everything_agrees(service, tenant).await;
+    let listed = tenant.all("/v1/cards?limit=500").await;
+    let mut times_listed: HashMap<&str, u32> = HashMap::new();
+    for card in &listed {
+        *times_listed.entry(id(card)).or_default() += 1;
+    }
+    let log = log.lock().await;
+    for sent in log.values().filter(|sent| sent.path == "/v1/cards") {
+        if let Some(answer) = &sent.acknowledged {
+            let times = times_listed.get(id(&answer.json())).copied();
+            assert_eq!(
+                times,
+                Some(1),
+                "round {round}: an acknowledged card: {answer}"
+            );
+        }
+    }
+}
+
+/// Acknowledged or not: the same request again has the first outcome, and happens once.
+async fn retry_everything(tenant: &Client, log: &Log) {
+    let mut log = log.lock().await;
+    for (key, sent) in log.iter_mut() {
+        let request = tenant.command(sent.method.clone(), &sent.path, key, &sent.body);
+        let again = try_send(request).await.expect("an answer");
+        assert_eq!(again.status / 100, 2, "{again}");
+        match &sent.acknowledged {
+            Some(first) => {
+                assert!(again.is_replayed(), "{again}");
+                assert_eq!(again.body, first.body, "another outcome than the first");
+                assert_eq!(again.position(), first.position());
+            }
+            None => sent.acknowledged = Some(again),
+        }
+    }
+}
+
+/// Clients that issue and activate cards until the service is gone.
+struct Load {
+    acknowledged: Arc<AtomicU64>,
+    rang: Arc<Notify>,
+    over: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(tenant: &Client, log: &Log, round: u64) -> Self {
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let (rang, over) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let clients = (0..CLIENTS)
+            .map(|number| {
+                let (tenant, log) = (tenant.clone(), Arc::clone(log));
+                let acknowledged = Arc::clone(&acknowledged);
+                let (rang, over) = (Arc::clone(&rang), Arc::clone(&over));
+                tokio::spawn(async move {
+                    for index in 0_u64.. {
+                        let name = format!("{round}-{number}-{index}");
+                        let Some(card) = issue(&tenant, &log, &name).await else {
+                            break;
+                        };
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                        rang.notify_one();
+                        if index % 3 == 0 && activate(&tenant, &log, &card, &name).await.is_none() {
+                            break;
+                        }
+                        if over.load(Ordering::SeqCst) {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        Self {
+            acknowledged,
+            rang,
+            over,
+            clients,
+        }
+    }
+
+    async fn acknowledged(&self, target: u64) {
+        let enough = async {
+            while self.acknowledged.load(Ordering::SeqCst) < target {
+                self.rang.notified().await;
+            }
+        };
+        let waited = tokio::time::timeout(crate::support::DEADLINE, enough).await;
+        waited.expect("the load makes progress");
+    }
+
+    async fn stop(self) {
+        self.over.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            client.await.expect("a client of the load");
+        }
+    }
+}
+
+async fn issue(tenant: &Client, log: &Log, name: &str) -> Option<Value> {
+    let body = json!({ "holder": { "name": format!("Holder {name}") } });
+    let sent = Sent {
+        method: Method::POST,
+        path: "/v1/cards".to_owned(),
+        body,
+        acknowledged: None,
+    };
+    let answer = command(tenant, log, &format!("issue-{name}"), sent).await?;
+    assert_eq!(answer.status, 201, "{answer}");
+    Some(answer.json())
+}
+
+async fn activate(tenant: &Client, log: &Log, card: &Value, name: &str) -> Option<()> {
+    let sent = Sent {
+        method: Method::PUT,
+        path: format!("/v1/cards/{}/activate", id(card)),
+        body: json!({}),
+        acknowledged: None,
+    };
+    let answer = command(tenant, log, &format!("activate-{name}"), sent).await?;
+    assert_eq!(answer.status, 200, "{answer}");
+    Some(())
+}
+
+/// Sends a command and remembers it; `None` when the service is gone.
+async fn command(tenant: &Client, log: &Log, key: &str, sent: Sent) -> Option<Answer> {
+    log.lock().await.insert(key.to_owned(), sent.clone());
+    let request = tenant.command(sent.method, &sent.path, key, &sent.body);
+    let answer = try_send(request).await.ok()?;
+    let mut log = log.lock().await;
+    log.get_mut(key).expect("just put there").acknowledged = Some(answer.clone());
+    Some(answer)
+}
+
+/// Chance whose seed is printed, so that a failure can be run again (`SEED=… cargo test`).
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Self {
+        let given = std::env::var("SEED").ok();
+        let given = given.and_then(|text| text.parse().ok());
+        let seed = given.unwrap_or_else(|| now().timestamp_micros().unsigned_abs());
+        println!("SEED={seed}");
+        Self(seed)
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, 2014).
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}

@@ -1,0 +1,126 @@
+//! API keys: made, shown once, revoked at once.
+
+use serde_json::json;
+
+use crate::support::client::id;
+use crate::support::{Service, unique};
+
+const PATH: &str = "/v1/api-keys";
+
+#[tokio::test]
+async fn a_second_key_needs_the_feature_api_access() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let body = json!({ "name": "a robot", "role": "tenant_viewer" });
+    let problem = tenant
+        .post(PATH, &body)
+        .await
+        .problem(402, "upgrade_required");
+    assert_eq!(problem["feature"], "api_access");
+
+    let feature = format!(
+        "/v1/landlord/tenants/{}/subscription/features/api_access",
+        tenant.id()
+    );
+    service
+        .landlord()
+        .put(&feature, &json!({ "value": true }))
+        .await
+        .expect(200);
+    let made = tenant.post(PATH, &body).await;
+    let viewer = service.client(made.expect(201).text("api_key"));
+    viewer.get("/v1/cards").await.expect(200);
+    let refused = viewer
+        .post("/v1/cards", &json!({ "holder": { "name": "No" } }))
+        .await;
+    refused.problem(403, "forbidden");
+    let listed = tenant.all(PATH).await;
+    assert_eq!(listed.len(), 2);
+    let secret = made.text("api_key");
+    assert!(
+        !format!("{listed:?}").contains(secret),
+        "a secret is shown once"
+    );
+}
+
+#[tokio::test]
+async fn a_repeated_request_shows_the_same_secret() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let feature = format!(
+        "/v1/landlord/tenants/{}/subscription/features/api_access",
+        tenant.id()
+    );
+    service
+        .landlord()
+        .put(&feature, &json!({ "value": true }))
+        .await
+        .expect(200);
+    let key = unique("key");
+    let body = json!({ "name": "twice", "role": "tenant_admin" });
+    let first = tenant.post_once(PATH, &key, &body).await;
+    let again = tenant.post_once(PATH, &key, &body).await;
+    assert!(again.expect(201).is_replayed());
+    assert_eq!(again.text("api_key"), first.expect(201).text("api_key"));
+    let other = json!({ "name": "thrice", "role": "tenant_admin" });
+    let answer = tenant.post_once(PATH, &key, &other).await;
+    answer.problem(422, "idempotency_key_reused");
+    assert_eq!(tenant.all(PATH).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_revoked_key_opens_nothing_from_that_moment_on() {
+    let mut service = Service::start();
+    let tenant = service.tenant("free").await;
+    let made = service
+        .landlord()
+        .post(
+            "/v1/landlord/api-keys",
+            &json!({ "role": "tenant_admin", "name": "second", "tenant": tenant.id() }),
+        )
+        .await;
+    let second = service.client(made.expect(201).text("api_key"));
+    second.get("/v1/cards").await.expect(200);
+    let revoked = tenant.delete(&format!("{PATH}/{}", id(&made.json()))).await;
+    assert_eq!(revoked.status / 100, 2, "{revoked}");
+    second.get("/v1/cards").await.problem(401, "unauthorized");
+    service.kill();
+    service.restart();
+    second
+        .at(service.base())
+        .get("/v1/cards")
+        .await
+        .problem(401, "unauthorized");
+    tenant.at(service.base()).get("/v1/cards").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_tenant_cannot_make_keys_of_roles_beyond_its_own() {
+    let service = Service::shared();
+    let tenant = service.tenant("enterprise").await;
+    for role in ["landlord", "auditor", "billing", "god", ""] {
+        let answer = tenant
+            .post(PATH, &json!({ "name": "no", "role": role }))
+            .await;
+        answer.problem(422, "validation_failed");
+    }
+}
+
+#[tokio::test]
+async fn a_role_has_a_tenant_or_has_none() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let landlord = service.landlord();
+    let path = "/v1/landlord/api-keys";
+    for body in [
+        json!({ "name": "no", "role": "tenant_admin" }),
+        json!({ "name": "no", "role": "auditor", "tenant": tenant.id() }),
+        json!({ "name": "no", "role": "tenant_viewer",
+                "tenant": "018f0000-0000-7000-8000-000000000000" }),
+    ] {
+        landlord
+            .post(path, &body)
+            .await
+            .problem(422, "validation_failed");
+    }
+}

@@ -1,0 +1,123 @@
+//! The landlord's database fails: tenants go on, the landlord is told to come back later, and
+//! nobody is asked to pay for it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::support::client::id;
+use crate::support::recount::{by_status, history};
+use crate::support::{Client, Service, unique};
+
+/// Makes every further read and write of a database in use fail: garbage instead of its pages,
+/// nothing in its log, and an index of the log that must be read anew.
+fn destroy(database: &Path) {
+    let length = fs::metadata(database).expect("the database").len();
+    let garbage = vec![0xa5; usize::try_from(length).expect("a small file")];
+    overwrite(database, &garbage);
+    let beside = |suffix: &str| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(suffix);
+        std::path::PathBuf::from(name)
+    };
+    overwrite(&beside("-wal"), &[]);
+    let index = fs::metadata(beside("-shm")).expect("the log's index").len();
+    overwrite(
+        &beside("-shm"),
+        &vec![0; usize::try_from(index).expect("small")],
+    );
+}
+
+/// In place: the service has the file open. An index that is in memory must not get shorter.
+fn overwrite(file: &Path, bytes: &[u8]) {
+    use std::io::Write;
+
+    let mut open = fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .expect("the file");
+    if bytes.is_empty() {
+        open.set_len(0).expect("shortened");
+    }
+    open.write_all(bytes).expect("written");
+}
+
+fn landlord_database(service: &Service) -> std::path::PathBuf {
+    let found = service.directory().join("landlord.db");
+    assert!(
+        found.exists(),
+        "where is the landlord's database? not at {}",
+        found.display()
+    );
+    found
+}
+
+async fn later(client: &Client, what: &str, answer: crate::support::Answer) {
+    let problem = answer.problem(503, "unavailable");
+    assert!(
+        answer.headers.contains_key("retry-after"),
+        "{what}: {problem}"
+    );
+    // A repetition is no better, and no worse.
+    client.get("/healthz").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_known_tenant_goes_on_while_the_landlords_database_is_gone() {
+    let service = Service::start();
+    let tenant = service.tenant("free").await;
+    let card = tenant.issue_active("Before").await;
+    destroy(&landlord_database(&service));
+
+    for index in 0..20 {
+        let during = tenant.issue(&format!("During {index}")).await;
+        tenant.change(&during, "activate").await.expect(200);
+    }
+    tenant.change(&card, "suspend").await.expect(200);
+    let read = tenant.get(&format!("/v1/cards/{}", id(&card))).await;
+    assert_eq!(read.expect(200).json()["status"], "suspended");
+    assert_eq!(tenant.all("/v1/cards").await.len(), 21);
+    assert_eq!(tenant.usage().await["in_circulation"], 21);
+    for path in ["/v1/entitlements", "/v1/modules"] {
+        tenant.get(path).await.expect(200);
+    }
+    tenant
+        .get("/v1/cards/stats")
+        .await
+        .problem(402, "upgrade_required");
+    assert_eq!(
+        by_status(&history(&service, tenant.id()).await)["active"],
+        20
+    );
+}
+
+#[tokio::test]
+async fn landlord_paths_answer_503_and_never_402_while_the_database_is_gone() {
+    let service = Service::start();
+    let tenant = service.tenant("free").await;
+    tenant.issue("Before").await;
+    let landlord = service.landlord();
+    destroy(&landlord_database(&service));
+
+    let one = format!("/v1/landlord/tenants/{}", tenant.id());
+    later(&landlord, "one tenant", landlord.get(&one).await).await;
+    let all = landlord.get("/v1/landlord/tenants").await;
+    later(&landlord, "all tenants", all).await;
+    let body = json!({ "name": "No", "slug": unique("no"), "plan": "free" });
+    let made = landlord.post("/v1/landlord/tenants", &body).await;
+    later(&landlord, "a new tenant", made).await;
+    let body = json!({ "name": "No", "role": "auditor" });
+    let made = landlord.post("/v1/landlord/api-keys", &body).await;
+    later(&landlord, "a new key", made).await;
+
+    // A plan change is the tenant's own event: it is in force although no read model shows it.
+    let plan = format!("{one}/subscription/plan");
+    landlord
+        .put(&plan, &json!({ "plan": "pro" }))
+        .await
+        .expect(200);
+    assert!(tenant.usage().await["limit"].is_null());
+    let ready = service.stranger().get("/readyz").await;
+    ready.problem(503, "not_ready");
+}

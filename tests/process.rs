@@ -1,0 +1,253 @@
+//! The process: how it starts, how it refuses to, how it stops.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::raw::Connection;
+use crate::support::recount::everything_agrees;
+use crate::support::service::{command, run};
+use crate::support::{Client, Service, eventually};
+
+#[tokio::test]
+async fn a_second_process_on_the_same_directory_is_refused_in_one_line() {
+    let service = Service::start();
+    let store = format!("sqlite:{}", service.directory().display());
+    let (status, said) =
+        run(command().args(["serve", "--store", &store, "--listen", "127.0.0.1:0"]));
+    assert!(!status.success());
+    assert_one_clear_line(&said, service.directory().to_str().expect("a path"));
+    service.tenant("free").await.issue("Undisturbed").await;
+}
+
+#[test]
+fn bad_configuration_ends_the_process_at_once_and_names_the_knob() {
+    for (arguments, variables, knob) in [
+        (vec!["--store", "mysql://x"], vec![], "STORE"),
+        (vec!["--store", ""], vec![], "STORE"),
+        (vec!["--listen", "nowhere"], vec![], "LISTEN"),
+        (vec!["--listen", "127.0.0.1:99999"], vec![], "LISTEN"),
+        (vec![], vec![("STORE", "sqlite:/proc/no/such")], "STORE"),
+        (
+            vec![],
+            vec![("LANDLORD_API_KEY", "short")],
+            "LANDLORD_API_KEY",
+        ),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut command = command();
+        command
+            .arg("serve")
+            .args(&arguments)
+            .envs(variables.clone());
+        command.current_dir(directory.path());
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let (status, said) = run(&mut command);
+        assert!(!status.success(), "{arguments:?} {variables:?}: {said}");
+        assert_one_clear_line(&said, knob);
+    }
+}
+
+#[test]
+fn an_address_in_use_is_told_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = format!("sqlite:{}", directory.path().display());
+    let (status, said) = run(command().args(["serve", "--store", &store, "--listen", &address]));
+    assert!(!status.success());
+    assert_one_clear_line(&said, &address);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_shutdown_answers_what_was_asked_and_loses_nothing() {
+    let mut service = Service::start();
+    let tenant = service.tenant("pro").await;
+    let asking: Vec<_> = (0..64)
+        .map(|index| {
+            let tenant = tenant.clone();
+            tokio::spawn(async move { issue_until_refused(&tenant, index).await })
+        })
+        .collect();
+    // In the middle of it: after the first answers have come.
+    while tenant.usage().await["issued_total"].as_u64() < Some(100) {}
+    service.terminate();
+    let mut acknowledged = 0;
+    for client in asking {
+        acknowledged += client.await.expect("a client");
+    }
+    let (status, said) = service.stopped();
+    assert!(status.success(), "{status}: {said}");
+    service.restart();
+    let tenant = tenant.at(service.base());
+    everything_agrees(&service, &tenant).await;
+    let kept = tenant.usage().await["issued_total"]
+        .as_u64()
+        .expect("a count");
+    assert!(kept >= acknowledged, "{kept} < {acknowledged}");
+}
+
+/// How many cards were acknowledged until the service stopped taking requests. A connection that
+/// ends in the middle of an answer fails the test: draining means that it is sent whole.
+async fn issue_until_refused(tenant: &Client, client: usize) -> u64 {
+    for index in 0_u64.. {
+        let body = json!({ "holder": { "name": format!("{client}-{index}") } });
+        let key = format!("drain-{client}-{index}");
+        let request = tenant.command(reqwest::Method::POST, "/v1/cards", &key, &body);
+        match crate::support::client::try_send(request).await {
+            Ok(answer) if answer.status == 201 => {}
+            Ok(answer) => {
+                assert_eq!(answer.status, 503, "{answer}");
+                return index;
+            }
+            Err(error) => {
+                assert!(
+                    !error.is_body() && !error.is_decode(),
+                    "half an answer: {error}"
+                );
+                return index;
+            }
+        }
+    }
+    unreachable!("the service stops")
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_a_shutdown() {
+    let mut service = Service::start();
+    let mut idle = Connection::open(service.address()).await;
+    let mut half = Connection::open(service.address()).await;
+    half.send("GET /healthz HTTP/1.1\r\nHost:").await;
+    service.stranger().get("/healthz").await.expect(200);
+    let begun = std::time::Instant::now();
+    service.terminate();
+    let (status, said) = service.stopped();
+    assert!(status.success(), "{said}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    idle.closed().await;
+}
+
+#[tokio::test]
+async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = format!("sqlite:{}", directory.path().join("data").display());
+    let mut starts = Vec::new();
+    for _ in 0..2 {
+        let mut service =
+            Service::spawn(command().args(["serve", "--store", &store, "--listen", "127.0.0.1:0"]));
+        let said = eventually("the first steps are printed", || async {
+            Some(service.output()).filter(|said| said.contains("curl"))
+        })
+        .await;
+        starts.push(said.clone());
+        if starts.len() == 1 {
+            let key = key_in(&said).unwrap_or_else(|| panic!("no key: {said}"));
+            service
+                .client(key)
+                .get("/v1/landlord/tenants")
+                .await
+                .expect(200);
+        }
+        service.terminate();
+        service.stopped();
+    }
+    assert!(key_in(&starts[1]).is_none(), "shown again: {}", starts[1]);
+}
+
+#[tokio::test]
+async fn the_demo_shows_three_tenants_with_cards_and_is_safe_to_repeat() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = format!("sqlite:{}", directory.path().join("demo").display());
+    let mut cards = Vec::new();
+    for _ in 0..2 {
+        let mut service =
+            Service::spawn(command().args(["demo", "--store", &store, "--listen", "127.0.0.1:0"]));
+        let said = eventually("the keys are printed", || async {
+            Some(service.output()).filter(|said| said.matches("dck_").count() >= 4)
+        })
+        .await;
+        let landlord = keys_in(&said)
+            .into_iter()
+            .map(|key| service.client(key))
+            .collect::<Vec<_>>();
+        let mut tenants = Vec::new();
+        for client in &landlord {
+            let answer = client.get("/v1/landlord/tenants").await;
+            if answer.status == 200 {
+                tenants = client.all("/v1/landlord/tenants").await;
+            }
+        }
+        let plans: BTreeSet<_> = tenants
+            .iter()
+            .filter_map(|one| one["plan"].as_str())
+            .collect();
+        assert_eq!(
+            plans,
+            BTreeSet::from(["enterprise", "free", "pro"]),
+            "{said}"
+        );
+        let in_circulation = |one: &serde_json::Value| one["usage"]["in_circulation"].as_u64();
+        cards.push(
+            tenants
+                .iter()
+                .filter_map(in_circulation)
+                .collect::<Vec<_>>(),
+        );
+        service.terminate();
+        service.stopped();
+    }
+    assert!(cards[0].iter().all(|count| *count > 0), "{cards:?}");
+    assert_eq!(cards[0], cards[1], "the second run made no more cards");
+}
+
+#[tokio::test]
+async fn health_readiness_and_metrics_are_there() {
+    let service = Service::shared();
+    let stranger = service.stranger();
+    stranger.get("/healthz").await.expect(200);
+    stranger.get("/readyz").await.expect(200);
+    let metrics = stranger.get("/metrics").await;
+    assert!(
+        metrics
+            .expect(200)
+            .header("content-type")
+            .starts_with("text/plain")
+    );
+}
+
+/// The first key in a text.
+fn key_in(said: &str) -> Option<&str> {
+    keys_in(said).first().copied()
+}
+
+/// Every key in a text.
+fn keys_in(said: &str) -> Vec<&str> {
+    said.match_indices("dck_")
+        .map(|(at, _)| {
+            let rest = &said[at..];
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            &rest[..end.unwrap_or(rest.len())]
+        })
+        .collect()
+}
+
+/// One line for people that names what is wrong, and nothing for programmers.
+fn assert_one_clear_line(said: &str, names: &str) {
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    assert_eq!(lines.len(), 1, "not one line: {said}");
+    assert!(said.contains(names), "{names} is not named: {said}");
+    assert!(
+        !said.contains("panicked") && !said.contains("Os {"),
+        "{said}"
+    );
+}

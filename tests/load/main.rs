@@ -1,3 +1,195 @@
-//! The load command: issues cards over HTTP and prints what that took as a Markdown table.
+//! The load command: issues cards over HTTP on the embedded store and prints what that took as a
+//! Markdown table.
+//!
+//! `cargo run --release --example load -- --help`
+//!
+//! Each row has a fresh service on an empty directory. A connection asks as soon as it has its
+//! answer (a closed loop), every request under an `Idempotency-Key` of its own. Client and
+//! service share the machine's cores, so the client is as lean as it can be: bytes over a kept
+//! connection, nothing parsed but status and length.
 
-fn main() {}
+mod connection;
+mod delays;
+mod service;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+
+use self::connection::Connection;
+use self::delays::Delays;
+use self::service::Service;
+
+/// Issues cards over HTTP and prints requests/s, latency, and the time from commit to read model.
+#[derive(Debug, Parser)]
+#[command(name = "load", max_term_width = 100)]
+struct Options {
+    /// Connections, one row each
+    #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
+    connections: Vec<usize>,
+    /// Tenants over which the connections are spread, one block of rows each
+    #[arg(long, value_delimiter = ',', default_value = "1,100")]
+    tenants: Vec<usize>,
+    /// Seconds that each row is measured
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Seconds before that, not measured
+    #[arg(long, default_value_t = 2.0)]
+    warm_up_seconds: f64,
+    /// The service's program; without it, the release build of this repository is made and used
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// Where the data goes (a directory on the disk to be measured) [default: the system's
+    /// temporary directory]
+    #[arg(long)]
+    directory: Option<PathBuf>,
+}
+
+/// What one row says.
+struct Row {
+    tenants: usize,
+    connections: usize,
+    per_second: f64,
+    p50: Duration,
+    p99: Duration,
+    visible_p50: String,
+    visible_p99: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => service::build()?,
+    };
+    let cores = std::thread::available_parallelism()?;
+    println!(
+        "Issuing cards, embedded store, {} s a row, client and service on {cores} cores\n",
+        options.seconds
+    );
+    println!("| tenants | connections | requests/s | p50 | p99 | to read model p50 | p99 |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let runtime = tokio::runtime::Runtime::new()?;
+    for tenants in &options.tenants {
+        for connections in &options.connections {
+            let service = Service::start(&binary, options.directory.as_deref())?;
+            let measured = measure(&service, &options, *tenants, *connections);
+            print(&runtime.block_on(measured)?);
+        }
+    }
+    Ok(())
+}
+
+fn print(row: &Row) {
+    println!(
+        "| {} | {} | {:.0} | {} | {} | {} | {} |",
+        row.tenants,
+        row.connections,
+        row.per_second,
+        shown(row.p50),
+        shown(row.p99),
+        row.visible_p50,
+        row.visible_p99,
+    );
+}
+
+async fn measure(
+    service: &Service,
+    options: &Options,
+    tenants: usize,
+    connections: usize,
+) -> anyhow::Result<Row> {
+    let mut landlord = Connection::open(service.address()).await?;
+    let mut keys = Vec::with_capacity(tenants);
+    for number in 0..tenants {
+        keys.push(provision(&mut landlord, number).await?);
+    }
+
+    let begin = Instant::now() + Duration::from_secs_f64(options.warm_up_seconds);
+    let end = begin + Duration::from_secs_f64(options.seconds);
+    let mut clients = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let key = keys[number % tenants].clone();
+        let connection = Connection::open(service.address()).await?;
+        clients.push(tokio::spawn(issue(connection, key, number, begin, end)));
+    }
+    tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
+    let before = Delays::read(&mut landlord).await?;
+    let mut latencies = Vec::new();
+    for client in clients {
+        latencies.extend(client.await??);
+    }
+    let visible = Delays::read(&mut landlord).await?.since(&before);
+
+    ensure!(
+        !latencies.is_empty(),
+        "nothing was answered in {} s",
+        options.seconds
+    );
+    latencies.sort_unstable();
+    Ok(Row {
+        tenants,
+        connections,
+        per_second: latencies.len() as f64 / options.seconds,
+        p50: percentile(&latencies, 50),
+        p99: percentile(&latencies, 99),
+        visible_p50: visible.percentile(0.50),
+        visible_p99: visible.percentile(0.99),
+    })
+}
+
+/// A new tenant without a quota: its key.
+async fn provision(landlord: &mut Connection, number: usize) -> anyhow::Result<String> {
+    let body = format!(r#"{{"name":"Tenant {number}","slug":"tenant-{number}","plan":"pro"}}"#);
+    let idempotency = format!("tenant-{number}");
+    let path = "/v1/landlord/tenants";
+    landlord.write_post(path, service::LANDLORD_KEY, &idempotency, &body);
+    let answer = landlord.ask().await?;
+    ensure!(answer.status == 201, "provisioning: {}", answer.body);
+    let made: serde_json::Value = serde_json::from_str(answer.body)?;
+    let key = made["api_key"].as_str().context("no api_key")?;
+    Ok(key.to_owned())
+}
+
+/// One connection: issues cards until the end; the latencies of those begun in between, in
+/// microseconds.
+async fn issue(
+    mut connection: Connection,
+    key: String,
+    number: usize,
+    begin: Instant,
+    end: Instant,
+) -> anyhow::Result<Vec<u32>> {
+    let mut latencies = Vec::with_capacity(1 << 16);
+    for index in 0_u64.. {
+        let body = format!(
+            r#"{{"holder":{{"name":"Holder {number} {index}","email":"h{number}.{index}@example.com"}}}}"#
+        );
+        let idempotency = format!("load-{number}-{index}");
+        connection.write_post("/v1/cards", &key, &idempotency, &body);
+        let asked = Instant::now();
+        let answer = connection.ask().await?;
+        ensure!(answer.status == 201, "{}: {}", answer.status, answer.body);
+        let answered = Instant::now();
+        if asked >= begin && answered < end {
+            let took = (answered - asked).as_micros();
+            latencies.push(u32::try_from(took).unwrap_or(u32::MAX));
+        }
+        if answered >= end {
+            break;
+        }
+    }
+    Ok(latencies)
+}
+
+/// Of sorted microseconds.
+fn percentile(sorted: &[u32], percent: usize) -> Duration {
+    let index = (sorted.len() * percent / 100).min(sorted.len() - 1);
+    Duration::from_micros(sorted[index].into())
+}
+
+fn shown(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

@@ -17,7 +17,6 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct RawAnswer {
     pub status: u16,
-    pub head: String,
     pub body: String,
 }
 
@@ -111,7 +110,6 @@ fn read(head: &str, body: &[u8]) -> RawAnswer {
     let status = head.split(' ').nth(1).and_then(|text| text.parse().ok());
     RawAnswer {
         status: status.unwrap_or_else(|| panic!("no status: {head}")),
-        head: head.to_owned(),
         body: String::from_utf8_lossy(body).into_owned(),
     }
 }

@@ -1,0 +1,75 @@
+//! The service under load: the release build as a child process on an empty directory.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+
+pub const LANDLORD_KEY: &str = "landlord-key-of-the-load-command";
+
+/// A running service; it ends, and its data goes, with this value.
+pub struct Service {
+    child: Child,
+    address: String,
+    _directory: TempDir,
+}
+
+impl Service {
+    /// Starts `binary` on an empty directory inside `within`.
+    pub fn start(binary: &Path, within: Option<&Path>) -> anyhow::Result<Self> {
+        let directory = match within {
+            Some(within) => TempDir::new_in(within)?,
+            None => TempDir::new()?,
+        };
+        let mut child = Command::new(binary)
+            .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+            .arg(format!("sqlite:{}", directory.path().display()))
+            .env("LANDLORD_API_KEY", LANDLORD_KEY)
+            .env(
+                "RUST_LOG",
+                std::env::var("RUST_LOG").unwrap_or("warn".to_owned()),
+            )
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let output = BufReader::new(child.stdout.take().context("piped")?);
+        for line in output.lines() {
+            if let Some((_, address)) = line?.split_once("listening on http://") {
+                return Ok(Self {
+                    child,
+                    address: address.trim().to_owned(),
+                    _directory: directory,
+                });
+            }
+        }
+        bail!("the service did not start")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes the release build; its program.
+pub fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".to_owned());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--bin", "digital-card"])
+        .status()
+        .context("cannot run cargo; name the program with --binary")?;
+    ensure!(status.success(), "the release build failed");
+    // This program is in target/PROFILE/examples.
+    let this = std::env::current_exe()?;
+    let target = this.ancestors().nth(3).context("not run by cargo")?;
+    Ok(target.join("release/digital-card"))
+}

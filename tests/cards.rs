@@ -176,10 +176,7 @@ async fn the_holder_can_be_changed_whole() {
         .await;
     let path = format!("/v1/cards/{}/holder", id(&card));
     let answer = tenant
-        .put(
-            &path,
-            &json!({ "holder": { "name": "New Name" }, "reason": "married" }),
-        )
+        .put(&path, &json!({ "name": "New Name", "reason": "married" }))
         .await;
     let changed = answer.expect(200).json();
     assert_eq!(changed["holder"]["name"], "New Name");

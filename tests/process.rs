@@ -143,11 +143,12 @@ async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
         let mut service =
             Service::spawn(command().args(["serve", "--store", &store, "--listen", "127.0.0.1:0"]));
         let said = eventually("the first steps are printed", || async {
-            Some(service.output()).filter(|said| said.contains("curl"))
+            Some(service.output()).filter(|said| said.contains("landlord key"))
         })
         .await;
         starts.push(said.clone());
         if starts.len() == 1 {
+            assert!(said.contains("curl"), "{said}");
             let key = key_in(&said).unwrap_or_else(|| panic!("no key: {said}"));
             service
                 .client(key)

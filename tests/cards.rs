@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::support::client::id;
-use crate::support::{Client, Service, eventually, in_seconds};
+use crate::support::{Client, Service};
 
 #[tokio::test]
 async fn an_issued_card_has_a_number_a_status_and_a_version() {
@@ -189,45 +189,6 @@ async fn the_holder_can_be_changed_whole() {
         .expect(200)
         .json();
     assert_eq!(gone["items"], json!([]));
-}
-
-#[tokio::test]
-async fn a_card_expires_by_itself_when_its_time_is_over() {
-    let service = Service::shared();
-    let tenant = service.tenant("free").await;
-    let card = tenant
-        .issue_as(&json!({
-            "holder": { "name": "Brief" }, "expires_at": in_seconds(1), "activate": true,
-        }))
-        .await;
-    let path = format!("/v1/cards/{}", id(&card));
-    eventually("the card expires", || async {
-        let read = tenant.get(&path).await.json();
-        (read["status"] == "expired").then_some(())
-    })
-    .await;
-    let history = tenant
-        .get(&format!("{path}/history"))
-        .await
-        .expect(200)
-        .json();
-    let last = history["items"]
-        .as_array()
-        .and_then(|all| all.last())
-        .cloned();
-    let last = last.expect("a history");
-    assert!(last.to_string().contains("CardExpired"), "{last}");
-    assert_eq!(tenant.usage().await["in_circulation"], 0);
-
-    // Renewed, it is in circulation again.
-    let renewed = tenant
-        .put(
-            &format!("{path}/renew"),
-            &json!({ "expires_at": "2099-01-01T00:00:00Z" }),
-        )
-        .await;
-    assert_eq!(renewed.expect(200).json()["status"], "active");
-    assert_eq!(tenant.usage().await["in_circulation"], 1);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::send;
+use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
 use crate::support::{Service, unique};
 
@@ -175,6 +176,32 @@ async fn landlord_commands_are_idempotent_too() {
     let body = json!({ "holder": { "name": "Own" } });
     let issued = tenant.post_once("/v1/cards", &key, &body).await;
     assert!(!issued.expect(201).is_replayed());
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_before_the_answer_finds_its_card_once() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let body = json!({ "holder": { "name": "Impatient" } });
+    let text = body.to_string();
+    let keys: Vec<_> = (0..50).map(|_| unique("hang-up")).collect();
+    for key in &keys {
+        let request = format!(
+            "POST /v1/cards HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+             Idempotency-Key: {key}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{text}",
+            tenant.key(),
+            text.len(),
+        );
+        let mut connection = Connection::open(service.address()).await;
+        connection.send(request).await;
+        drop(connection);
+    }
+    for key in &keys {
+        tenant.post_once("/v1/cards", key, &body).await.expect(201);
+    }
+    assert_eq!(tenant.all("/v1/cards").await.len(), keys.len());
+    everything_agrees(&service, &tenant).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@
 
 mod authorization;
 mod cards;
+mod expiry;
 mod idempotency;
 mod keys;
 mod subscriptions;
+mod tenants;
 
 mod quota;
 

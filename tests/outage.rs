@@ -43,14 +43,15 @@ fn overwrite(file: &Path, bytes: &[u8]) {
     open.write_all(bytes).expect("written");
 }
 
-fn landlord_database(service: &Service) -> std::path::PathBuf {
-    let found = service.directory().join("landlord.db");
-    assert!(
-        found.exists(),
-        "where is the landlord's database? not at {}",
-        found.display()
-    );
-    found
+/// Destroys it while nothing is being written: a transaction in progress would write part of what
+/// was destroyed anew.
+async fn lose_the_landlords_database(service: &Service, tenant: &Client) {
+    let path = format!("/v1/landlord/tenants/{}", tenant.id());
+    // Answered when the read model has handled everything.
+    service.landlord().get(&path).await.expect(200);
+    let database = service.directory().join("landlord.db");
+    assert!(database.exists(), "no {}: where is it?", database.display());
+    destroy(&database);
 }
 
 async fn later(client: &Client, what: &str, answer: crate::support::Answer) {
@@ -68,7 +69,7 @@ async fn a_known_tenant_goes_on_while_the_landlords_database_is_gone() {
     let service = Service::start();
     let tenant = service.tenant("free").await;
     let card = tenant.issue_active("Before").await;
-    destroy(&landlord_database(&service));
+    lose_the_landlords_database(&service, &tenant).await;
 
     for index in 0..20 {
         let during = tenant.issue(&format!("During {index}")).await;
@@ -98,7 +99,7 @@ async fn landlord_paths_answer_503_and_never_402_while_the_database_is_gone() {
     let tenant = service.tenant("free").await;
     tenant.issue("Before").await;
     let landlord = service.landlord();
-    destroy(&landlord_database(&service));
+    lose_the_landlords_database(&service, &tenant).await;
 
     let one = format!("/v1/landlord/tenants/{}", tenant.id());
     later(&landlord, "one tenant", landlord.get(&one).await).await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
 use crate::support::service::{command, run};
-use crate::support::{Client, Service, eventually};
+use crate::support::{Client, Options, Service, eventually};
 
 #[tokio::test]
 async fn a_second_process_on_the_same_directory_is_refused_in_one_line() {
@@ -206,6 +206,37 @@ async fn the_demo_shows_three_tenants_with_cards_and_is_safe_to_repeat() {
     }
     assert!(cards[0].iter().all(|count| *count > 0), "{cards:?}");
     assert_eq!(cards[0], cards[1], "the second run made no more cards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_accepted_are_told_to_come_back_and_lose_nothing() {
+    let service = Service::start_with(Options::default().with("REQUESTS_IN_FLIGHT_MAX", 2));
+    let tenant = service.tenant("pro").await;
+    let asking = (0..200).map(|index| {
+        let tenant = tenant.clone();
+        tokio::spawn(async move {
+            let body = json!({ "holder": { "name": format!("Crowd {index}") } });
+            tenant.post("/v1/cards", &body).await
+        })
+    });
+    let (mut issued, mut sent_away) = (0, 0);
+    for answer in futures::future::join_all(asking).await {
+        let answer = answer.expect("an answer");
+        if answer.status == 201 {
+            issued += 1;
+            continue;
+        }
+        answer.problem(503, "overloaded");
+        let seconds: u64 = answer.header("retry-after").parse().expect("seconds");
+        assert!(seconds >= 1);
+        sent_away += 1;
+    }
+    assert!(
+        issued > 0 && sent_away > 0,
+        "{issued} issued, {sent_away} sent away"
+    );
+    assert_eq!(tenant.usage().await["issued_total"], issued);
+    everything_agrees(&service, &tenant).await;
 }
 
 #[tokio::test]

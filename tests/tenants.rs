@@ -1,0 +1,116 @@
+//! Many tenants: provisioned, listed, kept apart, more than there are open stores.
+
+use serde_json::json;
+
+use crate::support::recount::everything_agrees;
+use crate::support::{Options, Service, unique};
+
+const PATH: &str = "/v1/landlord/tenants";
+
+#[tokio::test]
+async fn a_tenant_is_ready_when_it_is_provisioned_and_its_key_is_shown_once() {
+    let service = Service::shared();
+    let slug = unique("new");
+    let body = json!({ "name": "Neu", "slug": slug, "plan": "free", "isolation": "dedicated" });
+    let made = service.landlord().post(PATH, &body).await;
+    let shown = made.expect(201).json();
+    assert_eq!(shown["slug"], slug);
+    assert_eq!(shown["isolation"], "dedicated");
+    assert_eq!(shown["plan"], "free");
+    service.client(made.text("api_key")).issue("First").await;
+    let again = service
+        .landlord()
+        .get(&format!("{PATH}/{}", made.text("id")))
+        .await;
+    assert!(!again.to_string().contains(made.text("api_key")));
+}
+
+#[tokio::test]
+async fn tenants_are_listed_in_pages_and_filtered() {
+    let service = Service::start();
+    let landlord = service.landlord();
+    for (name, plan) in [
+        ("Alpha", "free"),
+        ("Beta", "pro"),
+        ("Gamma", "free"),
+        ("Delta", "pro"),
+    ] {
+        let body = json!({ "name": name, "slug": unique(&name.to_lowercase()), "plan": plan });
+        landlord.post(PATH, &body).await.expect(201);
+    }
+    let names = |query: String| {
+        let landlord = landlord.clone();
+        async move {
+            let all = landlord.all(&format!("{PATH}?{query}")).await;
+            let name = |one: &serde_json::Value| one["name"].as_str().map(str::to_owned);
+            all.iter().filter_map(name).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(
+        names("limit=3".into()).await,
+        ["Alpha", "Beta", "Gamma", "Delta"]
+    );
+    assert_eq!(names("limit=1&plan=pro".into()).await, ["Beta", "Delta"]);
+    assert_eq!(names("q=AMM".into()).await, ["Gamma"]);
+    assert!(names("plan=enterprise".into()).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_catalogue_shows_plans_and_features() {
+    let service = Service::shared();
+    let landlord = service.landlord();
+    let free = landlord
+        .get("/v1/landlord/plans/free")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(free["price_level"], 1);
+    assert!(free.to_string().contains("500"), "{free}");
+    let plans = landlord.all("/v1/landlord/plans").await;
+    let keys: Vec<_> = plans
+        .iter()
+        .filter_map(|plan| plan["key"].as_str())
+        .collect();
+    for key in ["free", "pro", "enterprise"] {
+        assert!(keys.contains(&key), "{keys:?}");
+    }
+    let feature = landlord
+        .get("/v1/landlord/features/cards.bulk")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(feature["slug"], "cards.bulk");
+    assert_eq!(feature["price_level"], 2);
+    assert!(landlord.all("/v1/landlord/features").await.len() >= 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_tenants_than_open_stores_are_served_alike() {
+    let mut service = Service::start_with(Options::default().with("OPEN_TENANTS_MAX", 2));
+    let mut tenants = Vec::new();
+    for _ in 0..8 {
+        tenants.push(service.tenant("free").await);
+    }
+    let working = tenants.iter().cloned().map(|tenant| {
+        tokio::spawn(async move {
+            for index in 0..15 {
+                let card = tenant.issue(&format!("Evicted {index}")).await;
+                tenant.change(&card, "activate").await.expect(200);
+                assert_eq!(tenant.all("/v1/cards").await.len(), index + 1);
+            }
+        })
+    });
+    for one in futures::future::join_all(working).await {
+        one.expect("a tenant is served");
+    }
+    for tenant in &tenants {
+        everything_agrees(&service, tenant).await;
+    }
+    service.kill();
+    service.restart();
+    for tenant in tenants {
+        let tenant = tenant.at(service.base());
+        everything_agrees(&service, &tenant).await;
+        assert_eq!(tenant.usage().await["in_circulation"], 15);
+    }
+}

@@ -48,7 +48,6 @@ step 'formatting' cargo fmt --all -- --check
 step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 step 'tests' cargo test --workspace --locked
-step 'benchmarks compile' cargo bench --workspace --locked --no-run
 if command -v cargo-deny >/dev/null; then
   step 'licences and advisories' cargo deny --locked check
 else

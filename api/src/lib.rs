@@ -1,1 +1,136 @@
-//! Under construction.
+//! The HTTP door of Digital Card: who comes in, what they may ask, how it is answered.
+//!
+//! [`routes`] lists every route. A handler reads top to bottom as *parse, scope, call, answer*;
+//! the rules are in the `application` and `domain` crates. Every refusal becomes a problem
+//! document in [`problem`], and everything that happens to every request alike (its id, its key,
+//! its log line, its metrics) happens in [`door`].
+//!
+//! Absent on purpose: SQL, adapters (only [`wiring`] names them) and rules of the product.
+
+pub mod cards;
+pub mod entitlements;
+pub mod keys;
+
+pub mod advanced;
+pub mod gate;
+
+pub mod audit;
+pub mod landlord;
+
+pub mod docs;
+pub mod health;
+
+pub mod answer;
+pub mod door;
+pub mod extract;
+pub mod meter;
+pub mod problem;
+pub mod scope;
+
+pub mod config;
+pub mod demo;
+pub mod first_minutes;
+pub mod server;
+pub mod verify;
+pub mod wiring;
+
+use std::sync::Arc;
+
+use application::Application;
+use application::ports::Unavailable;
+use axum::Router;
+use futures::future::BoxFuture;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Limits;
+use crate::meter::Meter;
+
+/// What every handler may need.
+pub struct Api {
+    /// The use cases.
+    pub application: Arc<Application>,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Where a tenant goes to buy what it lacks; part of every 402.
+    pub upgrade_url: String,
+    /// What is measured.
+    pub meter: Meter,
+    /// Cheaply asks whether the stores can be reached.
+    pub stores_answer: StoresAnswer,
+}
+
+/// A cheap question to the stores.
+pub type StoresAnswer = Box<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
+
+/// Every route. The paths are with the handlers, in the contract's order.
+pub fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(docs::outline())
+        // A tenant's cards, level 1.
+        .routes(routes!(cards::list_cards, cards::commands::issue_card))
+        .routes(routes!(cards::get_card))
+        .routes(routes!(cards::card_history))
+        .routes(routes!(cards::commands::activate_card))
+        .routes(routes!(cards::commands::suspend_card))
+        .routes(routes!(cards::commands::reinstate_card))
+        .routes(routes!(cards::commands::revoke_card))
+        .routes(routes!(cards::commands::renew_card))
+        .routes(routes!(cards::commands::update_holder))
+        .routes(routes!(cards::commands::replace_card))
+        // What a tenant has.
+        .routes(routes!(entitlements::get_entitlements))
+        .routes(routes!(entitlements::list_modules))
+        .routes(routes!(entitlements::get_usage))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::revoke_key))
+        // A tenant's cards, level 2.
+        .routes(routes!(advanced::start_bulk_job))
+        .routes(routes!(advanced::list_bulk_jobs))
+        .routes(routes!(advanced::get_bulk_job))
+        .routes(routes!(advanced::bulk_job_failures))
+        .routes(routes!(advanced::cancel_bulk_job))
+        .routes(routes!(advanced::export_cards))
+        .routes(routes!(advanced::card_stats))
+        .routes(routes!(advanced::live))
+        // The landlord.
+        .routes(routes!(
+            landlord::tenants::list_tenants,
+            landlord::tenants::provision_tenant
+        ))
+        .routes(routes!(landlord::tenants::get_tenant))
+        .routes(routes!(landlord::subscriptions::change_plan))
+        .routes(routes!(
+            landlord::subscriptions::grant_feature,
+            landlord::subscriptions::revoke_feature
+        ))
+        .routes(routes!(landlord::subscriptions::suspend))
+        .routes(routes!(landlord::subscriptions::reinstate))
+        .routes(routes!(landlord::subscriptions::cancel))
+        .routes(routes!(landlord::catalogue::list_plans))
+        .routes(routes!(landlord::catalogue::get_plan))
+        .routes(routes!(landlord::catalogue::list_features))
+        .routes(routes!(landlord::catalogue::get_feature))
+        .routes(routes!(landlord::subscribers::list_subscribers))
+        .routes(routes!(landlord::subscribers::resume_subscriber))
+        .routes(routes!(landlord::subscribers::rebuild_subscriber))
+        .routes(routes!(
+            landlord::keys::list_keys,
+            landlord::keys::create_key
+        ))
+        .routes(routes!(landlord::keys::revoke_key))
+        // The auditor.
+        .routes(routes!(audit::list_events))
+        // The process.
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// The service behind the socket: every route, the documentation, and the door around them.
+pub fn router(api: Arc<Api>) -> Router {
+    let (router, openapi) = routes().split_for_parts();
+    router
+        .merge(docs::pages(docs::complete(openapi)))
+        .layer(door::Door::new(Arc::clone(&api)))
+        .with_state(api)
+}

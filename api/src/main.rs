@@ -1,2 +1,191 @@
-//! x
-fn main() {}
+//! The `digital-card` program: one binary, its roles as subcommands.
+
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use api::config::{CommandLine, Config, LogFormat, Role, Stop};
+use api::meter::{self, Meter};
+use api::wiring::Service;
+use api::{Api, demo, docs, first_minutes, server, verify};
+use domain::ids::TenantId;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let line = match CommandLine::read(std::env::args_os()) {
+        Ok(line) => line,
+        Err(Stop::Help(text)) => {
+            print(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err(Stop::Bad(text)) => {
+            eprintln!("digital-card: {text}");
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stderr(line.config.log_format);
+    match run(&line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("digital-card: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(line: &CommandLine) -> anyhow::Result<()> {
+    match line.role() {
+        Role::Openapi => print(&docs::contract_text()),
+        Role::Verify { file } => return check(&file),
+        Role::Serve => block_on(serve(line, false))?,
+        Role::Demo => block_on(serve(line, true))?,
+        Role::Migrate => block_on(migrate(line))?,
+        Role::Rebuild { view, tenant } => block_on(rebuild(line, &view, tenant))?,
+    }
+    Ok(())
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
+    meter::install();
+    let config = &line.config;
+    let service = open(line).await?;
+    let configured = match demo {
+        true => Some(demo::landlord_key(config)),
+        false => config.landlord_api_key(),
+    };
+    let key = service.landlord_key(configured).await?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("LISTEN: {}", config.listen))?;
+    let address = listener.local_addr()?;
+    service.start().await;
+    let greeting = match demo {
+        true => demo::prepare(&service.application, config, address).await?,
+        false => first_minutes::greeting(address, &key),
+    };
+    let router = api::router(Arc::new(api_of(&service, config, address)));
+    let stop = stop_on_signal()?;
+    tokio::spawn(meter::keep_up());
+    print(&greeting);
+    server::serve(listener, router, &config.limits, stop).await;
+    service.stop().await;
+    Ok(())
+}
+
+fn api_of(service: &Service, config: &Config, address: std::net::SocketAddr) -> Api {
+    let here = first_minutes::reachable(address);
+    Api {
+        application: Arc::clone(&service.application),
+        limits: config.limits.clone(),
+        upgrade_url: config
+            .upgrade_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{here}/docs/problems#upgrade_required")),
+        meter: Meter::default(),
+        stores_answer: service.stores_answer(),
+    }
+}
+
+async fn migrate(line: &CommandLine) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let tenants = service.application.directory.all();
+    for tenant in tenants.iter().filter(|tenant| tenant.ready) {
+        // Opening brings the schema up to date.
+        let opened = service.application.stores.open(tenant.id).await;
+        opened.with_context(|| format!("tenant {}", tenant.id))?;
+    }
+    service.stop().await;
+    print(&format!(
+        "up to date: the landlord and {} tenants\n",
+        tenants.len()
+    ));
+    Ok(())
+}
+
+async fn rebuild(line: &CommandLine, view: &str, tenant: Option<TenantId>) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let application = &service.application;
+    anyhow::ensure!(
+        application.subscribers.knows(view),
+        "there is no view {view}; there are cards and landlord"
+    );
+    let tenants = match tenant {
+        Some(id) => vec![application.directory.get(id).context("no such tenant")?],
+        None => application.directory.all(),
+    };
+    for tenant in tenants.iter().filter(|tenant| tenant.ready) {
+        let rebuilt = application.subscribers.rebuild(view, tenant.id, &|_| {});
+        let position = rebuilt
+            .await
+            .with_context(|| format!("tenant {}", tenant.id))?;
+        print(&format!("{view} of {}: position {position}\n", tenant.id));
+    }
+    service.stop().await;
+    Ok(())
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let source: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(file).with_context(|| file.display().to_string())?),
+    };
+    let verified = verify::verify(BufReader::with_capacity(1 << 20, source))?;
+    print(&format!(
+        "the chain holds: {} events, last hash {}\n",
+        verified.events, verified.hash
+    ));
+    Ok(())
+}
+
+async fn open(line: &CommandLine) -> anyhow::Result<Service> {
+    Service::open(&line.store(), line.config.limits.open_tenants_max)
+        .await
+        .context("STORE")
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Writes to standard output at once; a reader that went away is no reason to stop.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,338 @@
+//! Every knob: its flag, its variable, its default, what it does. In this one place.
+//!
+//! A flag wins over its variable, a variable over the default. Bad configuration ends the process
+//! at once with one line that names the knob and what is wrong with it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use application::keys::Secret;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use domain::ids::TenantId;
+
+/// The fewest characters of a configured landlord key.
+const LANDLORD_KEY_LENGTH_MIN: usize = 24;
+/// Where `serve` keeps its data.
+const STORE_DEFAULT: &str = "sqlite:./data";
+/// Where `demo` keeps its data.
+const STORE_OF_DEMO: &str = "sqlite:./data-demo";
+
+/// Digital cards for many tenants: each with a ledger of its own, paid by plan.
+///
+/// Without a command it serves: on its first start it makes its data directory and a landlord
+/// key, and prints the first steps.
+#[derive(Debug, Parser)]
+#[command(name = "digital-card", version, max_term_width = 100)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Role>,
+    /// The knobs.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What the process does.
+#[derive(Clone, Debug, Default, Subcommand)]
+pub enum Role {
+    /// Serve HTTP (the default)
+    #[default]
+    Serve,
+    /// Serve with a landlord, three tenants (free, pro, enterprise) and their cards to try
+    /// everything on; safe to repeat
+    Demo,
+    /// Bring the schema of every store up to date, and stop
+    Migrate,
+    /// Build a read model anew from the ledgers, and stop
+    Rebuild {
+        /// Which: `cards` or `landlord`
+        view: String,
+        /// Only of this tenant
+        #[arg(long)]
+        tenant: Option<TenantId>,
+    },
+    /// Check the chain of hashes of a downloaded history (NDJSON), offline
+    Verify {
+        /// The file; `-` is standard input
+        file: PathBuf,
+    },
+    /// Print the HTTP contract (OpenAPI 3.1)
+    Openapi,
+}
+
+/// Every knob.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options (each also as a variable)")]
+pub struct Config {
+    /// Where everything is kept: sqlite:DIR [default: sqlite:./data; demo: sqlite:./data-demo]
+    #[arg(long, env, global = true, value_name = "STORE")]
+    store: Option<Store>,
+
+    /// Address to listen on; port 0 takes a free one
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: SocketAddr,
+
+    /// Accepted as a landlord key: at least 24 visible characters. Prefer the variable: flags can
+    /// be seen by others on the machine [default: one is generated and printed at the first start]
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "LANDLORD_API_KEY",
+        hide_env_values = true
+    )]
+    landlord_api_key: Option<String>,
+
+    /// Where tenants go to buy what they lack; part of every 402 [default: the page of codes]
+    #[arg(long, env, global = true, value_name = "UPGRADE_URL")]
+    pub upgrade_url: Option<String>,
+
+    /// The form of log lines, on standard error; RUST_LOG says how much (info)
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
+    /// Bounds on requests.
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// Bounds on connections and requests.
+#[derive(Clone, Debug, Args)]
+pub struct Limits {
+    /// Open connections; more wait in the listener's queue
+    #[arg(long = "connections-max", env = "CONNECTIONS_MAX", global = true, value_name = "CONNECTIONS_MAX", default_value = "4096", value_parser = at_least_one)]
+    pub connections_max: usize,
+
+    /// Requests being worked on; more are answered 503 with Retry-After
+    #[arg(long = "requests-in-flight-max", env = "REQUESTS_IN_FLIGHT_MAX", global = true, value_name = "REQUESTS_IN_FLIGHT_MAX", default_value = "2048", value_parser = at_least_one)]
+    pub requests_in_flight_max: usize,
+
+    /// Bytes of a JSON body
+    #[arg(long = "body-bytes-max", env = "BODY_BYTES_MAX", global = true, value_name = "BODY_BYTES_MAX", default_value = "65536", value_parser = at_least_one)]
+    pub body_bytes_max: usize,
+
+    /// Seconds for a request's head to arrive, from its first byte
+    #[arg(long = "header-timeout-s", env = "HEADER_TIMEOUT_S", global = true, value_name = "HEADER_TIMEOUT_S", default_value = "10", value_parser = seconds)]
+    pub header_timeout: Duration,
+
+    /// Seconds for a request's whole body to arrive; then 408
+    #[arg(long = "body-timeout-s", env = "BODY_TIMEOUT_S", global = true, value_name = "BODY_TIMEOUT_S", default_value = "30", value_parser = seconds)]
+    pub body_timeout: Duration,
+
+    /// Seconds that a connection may rest between requests
+    #[arg(long = "idle-timeout-s", env = "IDLE_TIMEOUT_S", global = true, value_name = "IDLE_TIMEOUT_S", default_value = "75", value_parser = seconds)]
+    pub idle_timeout: Duration,
+
+    /// Seconds that a client may take nothing of an answer
+    #[arg(long = "write-timeout-s", env = "WRITE_TIMEOUT_S", global = true, value_name = "WRITE_TIMEOUT_S", default_value = "30", value_parser = seconds)]
+    pub write_timeout: Duration,
+
+    /// Seconds that requests in flight have when the process is asked to stop
+    #[arg(long = "drain-timeout-s", env = "DRAIN_TIMEOUT_S", global = true, value_name = "DRAIN_TIMEOUT_S", default_value = "20", value_parser = seconds)]
+    pub drain_timeout: Duration,
+
+    /// Seconds that a subscriber may be behind before /readyz says so
+    #[arg(long = "ready-lag-max-s", env = "READY_LAG_MAX_S", global = true, value_name = "READY_LAG_MAX_S", default_value = "30", value_parser = seconds)]
+    pub ready_lag_max: Duration,
+
+    /// Tenants whose stores are kept open
+    #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
+    pub open_tenants_max: usize,
+}
+
+/// Where everything is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A directory of SQLite files.
+    Sqlite(PathBuf),
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for Store {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            Some(("postgres" | "postgresql", _)) => {
+                Err("PostgreSQL is not part of this version; use sqlite:DIR".to_owned())
+            }
+            _ => Err("must be sqlite:DIR".to_owned()),
+        }
+    }
+}
+
+/// What is wrong with the configuration, in one line; or the help that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Asked for: text for standard output.
+    Help(String),
+    /// One line that names the knob and what is wrong with it.
+    Bad(String),
+}
+
+impl CommandLine {
+    /// Reads flags and variables.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] if the process must not go on.
+    pub fn read<I>(arguments: I) -> Result<Self, Stop>
+    where
+        I: IntoIterator<Item: Into<std::ffi::OsString> + Clone>,
+    {
+        let line = Self::try_parse_from(arguments).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Stop::Help(error.render().to_string())
+            }
+            _ => Stop::Bad(one_line(&error.render().to_string())),
+        })?;
+        line.check().map_err(Stop::Bad)?;
+        Ok(line)
+    }
+
+    /// What to do.
+    pub fn role(&self) -> Role {
+        self.command.clone().unwrap_or_default()
+    }
+
+    /// Where everything is kept.
+    pub fn store(&self) -> Store {
+        let default = match self.role() {
+            Role::Demo => STORE_OF_DEMO,
+            _ => STORE_DEFAULT,
+        };
+        self.config.store.clone().unwrap_or_else(|| {
+            let path = default.trim_start_matches("sqlite:");
+            Store::Sqlite(path.into())
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        // Its value must not be shown, so it is not checked where clap would quote it.
+        if let Some(key) = &self.config.landlord_api_key
+            && (key.len() < LANDLORD_KEY_LENGTH_MIN || !key.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return Err(format!(
+                "LANDLORD_API_KEY: must be at least {LANDLORD_KEY_LENGTH_MIN} visible ASCII \
+                 characters without spaces"
+            ));
+        }
+        let known_key = self.config.landlord_api_key.is_none();
+        if matches!(self.role(), Role::Demo) && known_key && !self.config.listen.ip().is_loopback()
+        {
+            return Err(
+                "LISTEN: the demo's keys are public, so it listens on a loopback address only; \
+                 set LANDLORD_API_KEY to open it"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// The configured landlord key.
+    pub fn landlord_api_key(&self) -> Option<Secret> {
+        self.landlord_api_key.clone().map(Secret::new)
+    }
+}
+
+/// The first line of clap's message, without its prefix; it names the flag and, as the flag's
+/// placeholder, the variable.
+fn one_line(message: &str) -> String {
+    let message = message.trim().trim_start_matches("error: ");
+    let mut lines = message.lines().take_while(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.fold(first, |text, line| format!("{text} {}", line.trim()))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err("must be a number of seconds, 0.001 to 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bad(arguments: &[&str]) -> String {
+        let line = std::iter::once("digital-card").chain(arguments.iter().copied());
+        match CommandLine::read(line) {
+            Err(Stop::Bad(text)) => text,
+            other => panic!("{arguments:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn bad_configuration_is_one_line_that_names_the_knob() {
+        for (arguments, knob) in [
+            (&["--listen", "nowhere"][..], "LISTEN"),
+            (&["--store", "mysql:x"], "STORE"),
+            (&["--store", "postgres://x"], "STORE"),
+            (&["--landlord-api-key", "short"], "LANDLORD_API_KEY"),
+            (&["--connections-max", "0"], "CONNECTIONS_MAX"),
+            (&["--body-bytes-max", "many"], "BODY_BYTES_MAX"),
+            (&["--header-timeout-s=-1"], "HEADER_TIMEOUT_S"),
+            (&["--log-format", "xml"], "LOG_FORMAT"),
+            (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
+            (&["--nope"], "--nope"),
+            (&["dance"], "dance"),
+        ] {
+            let text = bad(arguments);
+            assert!(text.contains(knob), "{arguments:?}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_landlord_key_is_not_shown() {
+        assert!(!bad(&["--landlord-api-key", "opensesame"]).contains("opensesame"));
+    }
+
+    #[test]
+    fn knobs_go_before_or_after_the_command() {
+        for line in [
+            ["digital-card", "--store", "sqlite:/a", "migrate"],
+            ["digital-card", "migrate", "--store", "sqlite:/a"],
+        ] {
+            let read = CommandLine::read(line).expect("a command line");
+            assert_eq!(read.store(), Store::Sqlite("/a".into()));
+            assert!(matches!(read.role(), Role::Migrate));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The landlord over HTTP: tenants and what they are sold, the catalogue, the subscribers, keys.
+
+pub mod subscriptions;
+pub mod tenants;
+
+pub mod catalogue;
+pub mod keys;
+pub mod subscribers;

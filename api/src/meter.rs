@@ -1,0 +1,208 @@
+//! What is measured, and the page that shows all metrics (Prometheus text).
+//!
+//! The handles of a metric are looked up once for each combination of labels and kept, because
+//! the registry's own look-up allocates. Paths are the routes' patterns and methods the known
+//! ones, so that a client cannot make labels up.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use application::subscribers::{FollowerState, Subscribers};
+use axum::http::{Method, StatusCode};
+use metrics::{Counter, Histogram, counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// The upper bounds of the duration histograms, in seconds.
+const BUCKETS_SECONDS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0,
+];
+/// How often recorded durations are sorted into their buckets if nobody reads them.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The process's registry: `metrics` has one a process.
+static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Counts requests, in flight and answered.
+#[derive(Default)]
+pub struct Meter {
+    in_flight: AtomicUsize,
+    routes: RwLock<HashMap<String, Vec<Answers>>>,
+}
+
+/// The handles of one route's answers of one status.
+struct Answers {
+    method: &'static str,
+    status: StatusCode,
+    total: Counter,
+    seconds: Histogram,
+}
+
+/// One request in flight; dropping it takes it off the count.
+pub struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Meter {
+    /// Counts a request in, unless `max` are in flight already.
+    pub fn enter(&self, max: usize) -> Option<InFlight<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let guard = InFlight(&self.in_flight);
+        (before < max).then_some(guard)
+    }
+
+    /// Records an answered request; `path` is the route's pattern.
+    pub fn answered(&self, method: &Method, path: &str, status: StatusCode, took: Duration) {
+        let method = known(method);
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let known = routes
+            .get(path)
+            .and_then(|answers| find(answers, method, status));
+        if let Some(answers) = known {
+            return answers.record(took);
+        }
+        drop(routes);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let route = routes.entry(path.to_owned()).or_default();
+        if find(route, method, status).is_none() {
+            route.push(Answers::new(method, path, status));
+        }
+        if let Some(answers) = find(route, method, status) {
+            answers.record(took);
+        }
+    }
+
+    /// Every metric as Prometheus text; gauges are taken now.
+    pub fn render(&self, subscribers: &Subscribers) -> String {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        gauge!("http_requests_in_flight").set(in_flight as f64);
+        measure(subscribers);
+        recorder().map_or_else(String::new, PrometheusHandle::render)
+    }
+}
+
+impl Answers {
+    fn new(method: &'static str, path: &str, status: StatusCode) -> Self {
+        let path = path.to_owned();
+        Self {
+            method,
+            status,
+            total: counter!(
+                "http_requests_total",
+                "method" => method, "path" => path.clone(), "status" => status.as_str().to_owned()
+            ),
+            seconds: histogram!(
+                "http_request_duration_seconds", "method" => method, "path" => path
+            ),
+        }
+    }
+
+    fn record(&self, took: Duration) {
+        self.total.increment(1);
+        self.seconds.record(took);
+    }
+}
+
+fn find<'a>(answers: &'a [Answers], method: &str, status: StatusCode) -> Option<&'a Answers> {
+    answers
+        .iter()
+        .find(|answers| answers.status == status && answers.method == method)
+}
+
+/// The method as a label.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [(Method, &str); 7] = [
+        (Method::GET, "GET"),
+        (Method::POST, "POST"),
+        (Method::PUT, "PUT"),
+        (Method::DELETE, "DELETE"),
+        (Method::HEAD, "HEAD"),
+        (Method::OPTIONS, "OPTIONS"),
+        (Method::PATCH, "PATCH"),
+    ];
+    KNOWN
+        .iter()
+        .find(|(one, _)| one == method)
+        .map_or("other", |(_, text)| text)
+}
+
+/// The subscribers' state, over all tenants.
+fn measure(subscribers: &Subscribers) {
+    let mut lines: HashMap<&'static str, (u64, u64, u64)> = HashMap::new();
+    for (name, _, progress) in subscribers.progress() {
+        let (sum, max, stopped) = lines.entry(name).or_default();
+        let lag = progress.lag();
+        *sum += lag;
+        *max = lag.max(*max);
+        *stopped += u64::from(progress.state == FollowerState::Stopped);
+    }
+    for (name, (sum, max, stopped)) in lines {
+        gauge!("subscriber_lag_events", "subscriber" => name).set(sum as f64);
+        gauge!("subscriber_lag_events_max", "subscriber" => name).set(max as f64);
+        gauge!("subscriber_stopped_tenants", "subscriber" => name).set(stopped as f64);
+    }
+}
+
+/// Begins to keep metrics; whoever measured before is not heard.
+pub fn install() {
+    let _ = recorder();
+}
+
+/// Sorts recorded durations into their buckets.
+pub fn upkeep() {
+    if let Some(handle) = recorder() {
+        handle.run_upkeep();
+    }
+}
+
+fn recorder() -> Option<&'static PrometheusHandle> {
+    RECORDER
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS_SECONDS)
+                .ok()?
+                .build_recorder();
+            let handle = recorder.handle();
+            metrics::set_global_recorder(recorder).ok()?;
+            describe();
+            Some(handle)
+        })
+        .as_ref()
+}
+
+fn describe() {
+    metrics::describe_counter!("http_requests_total", "Requests answered");
+    describe_histogram!(
+        "http_request_duration_seconds",
+        "From the request's head to the answer's"
+    );
+    describe_gauge!("http_requests_in_flight", "Requests being worked on");
+    describe_gauge!("http_connections", "Open connections");
+    describe_gauge!(
+        "subscriber_lag_events",
+        "Events not yet handled, over all tenants"
+    );
+    describe_gauge!(
+        "subscriber_lag_events_max",
+        "Events not yet handled, of the tenant furthest behind"
+    );
+    describe_gauge!(
+        "subscriber_stopped_tenants",
+        "Tenants for which a subscriber stands still until resumed"
+    );
+}
+
+/// Does [`upkeep`] every now and then.
+pub async fn keep_up() {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        upkeep();
+    }
+}

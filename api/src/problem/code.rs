@@ -1,0 +1,192 @@
+//! Every code that a problem can have: stable, snake_case, one status each.
+
+use axum::http::StatusCode;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
+        /// Why a request was not done, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// As clients see it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// The HTTP status that goes with it.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)+ }
+            }
+
+            /// A short summary, the same for every problem of this code.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)+ }
+            }
+
+            /// What it means and what to do about it, for the page that documents every code.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The body is not JSON. Send what the media type promises.
+    MalformedJson = "malformed_json", BAD_REQUEST, "Malformed JSON";
+    /// The query string has an unknown parameter, or a value that cannot be; `errors` says which.
+    InvalidQuery = "invalid_query", BAD_REQUEST, "Invalid query";
+    /// The cursor is damaged, or belongs to a list with other filters or another order. Begin
+    /// at the first page.
+    InvalidCursor = "invalid_cursor", BAD_REQUEST, "Invalid cursor";
+    /// A header (`Idempotency-Key`, `If-Match`) does not have the form it must have.
+    InvalidHeader = "invalid_header", BAD_REQUEST, "Invalid header";
+    /// There is no API key, or none that is in force. Send `Authorization: Bearer KEY`.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "No valid API key";
+    /// The tenant's plan does not have the feature. `feature`, `required_level` and
+    /// `current_level` say what is missing, `upgrade_url` where it is sold.
+    UpgradeRequired = "upgrade_required", PAYMENT_REQUIRED, "Upgrade required";
+    /// More cards would be in circulation than the plan allows: `limit`, `used`, `requested`,
+    /// and `over_by`, by how much the request would exceed the limit. Revoke cards, or upgrade.
+    QuotaExceeded = "quota_exceeded", PAYMENT_REQUIRED, "Quota exceeded";
+    /// The subscription is suspended. Cards stay readable; nothing is deleted.
+    SubscriptionSuspended = "subscription_suspended", PAYMENT_REQUIRED, "Subscription suspended";
+    /// The subscription is over. Cards stay readable; nothing is deleted.
+    SubscriptionCancelled = "subscription_cancelled", PAYMENT_REQUIRED, "Subscription cancelled";
+    /// The key's role may not do this.
+    Forbidden = "forbidden", FORBIDDEN, "Forbidden";
+    /// There is no such thing, or none that this key may know of.
+    NotFound = "not_found", NOT_FOUND, "Not found";
+    /// The feature was not granted beside the plan, so it cannot be taken back.
+    FeatureNotGranted = "feature_not_granted", NOT_FOUND, "Feature not granted";
+    /// The path exists, but not with this method; `Allow` lists those it has.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
+    /// None of the media types in `Accept` can be had here.
+    NotAcceptable = "not_acceptable", NOT_ACCEPTABLE, "Not acceptable";
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "Request timeout";
+    /// The state of the card or the subscription does not allow it.
+    InvalidTransition = "invalid_transition", CONFLICT, "Invalid transition";
+    /// Others kept changing the same resource. Try again.
+    VersionConflict = "version_conflict", CONFLICT, "Version conflict";
+    /// A request with the same `Idempotency-Key` is being worked on. Try again.
+    RequestInProgress = "request_in_progress", CONFLICT, "Request in progress";
+    /// Another tenant has this slug.
+    SlugTaken = "slug_taken", CONFLICT, "Slug taken";
+    /// The resource is not at the version that `If-Match` names. Read it again.
+    PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "Precondition failed";
+    /// The body is larger than accepted.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "Body too large";
+    /// The path is longer than accepted.
+    UriTooLong = "uri_too_long", URI_TOO_LONG, "URI too long";
+    /// The body is of a media type that is not read here.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";
+    /// The body is well-formed, but one or more fields cannot be; `errors` says which and why.
+    ValidationFailed = "validation_failed", UNPROCESSABLE_ENTITY, "Validation failed";
+    /// The `Idempotency-Key` was used before for another request.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key reused";
+    /// Plan changes can only take effect `now`; scheduled ones are not available yet.
+    ScheduleNotAvailable = "schedule_not_available", UNPROCESSABLE_ENTITY, "Scheduled changes are not available";
+    /// Something went wrong here. The `request_id` finds it in the logs.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
+    /// The tenant has the feature, but this version of the service does not have the module.
+    ModuleNotAvailable = "module_not_available", NOT_IMPLEMENTED, "Module not available";
+    /// A dependency did not answer. Try again after `Retry-After` seconds, with the same
+    /// `Idempotency-Key`.
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Temporarily unavailable";
+    /// More requests are being worked on than accepted. Try again after `Retry-After` seconds.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded";
+    /// The read model has not reached the asked position in time. Try again.
+    ReadModelBehind = "read_model_behind", SERVICE_UNAVAILABLE, "Read model behind";
+    /// The process cannot take traffic now; `errors` says what is wrong.
+    NotReady = "not_ready", SERVICE_UNAVAILABLE, "Not ready";
+}
+
+impl Code {
+    /// In how many seconds it is worth trying again, if at all.
+    pub const fn retry_after_seconds(self) -> Option<u64> {
+        match self {
+            Self::Overloaded | Self::ReadModelBehind => Some(1),
+            Self::Unavailable | Self::NotReady => Some(5),
+            Self::MalformedJson
+            | Self::InvalidQuery
+            | Self::InvalidCursor
+            | Self::InvalidHeader
+            | Self::Unauthorized
+            | Self::UpgradeRequired
+            | Self::QuotaExceeded
+            | Self::SubscriptionSuspended
+            | Self::SubscriptionCancelled
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::FeatureNotGranted
+            | Self::MethodNotAllowed
+            | Self::NotAcceptable
+            | Self::RequestTimeout
+            | Self::InvalidTransition
+            | Self::VersionConflict
+            | Self::RequestInProgress
+            | Self::SlugTaken
+            | Self::PreconditionFailed
+            | Self::BodyTooLarge
+            | Self::UriTooLong
+            | Self::UnsupportedMediaType
+            | Self::ValidationFailed
+            | Self::IdempotencyKeyReused
+            | Self::ScheduleNotAvailable
+            | Self::Internal
+            | Self::ModuleNotAvailable => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_stable_words_and_none_is_used_twice() {
+        let mut seen = std::collections::HashSet::new();
+        for code in Code::ALL {
+            let text = code.as_str();
+            assert!(
+                text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{text} is not snake_case"
+            );
+            assert!(seen.insert(text), "{text} is used twice");
+        }
+    }
+
+    #[test]
+    fn what_a_payment_fixes_is_402_and_nothing_else_is() {
+        let paid: Vec<_> = Code::ALL
+            .iter()
+            .filter(|code| code.status() == StatusCode::PAYMENT_REQUIRED)
+            .map(|code| code.as_str())
+            .collect();
+        assert_eq!(
+            paid,
+            [
+                "upgrade_required",
+                "quota_exceeded",
+                "subscription_suspended",
+                "subscription_cancelled"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_503_says_when_to_try_again() {
+        for code in Code::ALL {
+            if code.status() == StatusCode::SERVICE_UNAVAILABLE {
+                assert!(code.retry_after_seconds().is_some(), "{}", code.as_str());
+            }
+        }
+    }
+}

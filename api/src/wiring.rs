@@ -1,0 +1,214 @@
+//! Which adapter stands behind which port: the only file that names the `infrastructure` crate.
+//!
+//! Opening brings schemas up to date and everything small into memory (which tenants exist, who
+//! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
+//! timer going; stopping undoes that in the opposite order.
+
+use std::sync::Arc;
+
+use application::Application;
+use application::doorbell::Doorbell;
+use application::error::Error;
+use application::keys::{ApiKey, KeyRing, Secret};
+use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
+use application::processes::run_timer;
+use application::scope::Role;
+use application::subscribers::Subscribers;
+use application::tenants::{Directory, Tenant};
+use domain::catalogue::Catalogue;
+use domain::event::{Decoder, Metadata};
+use domain::ids::KeyId;
+use domain::text::DisplayName;
+use futures::future::BoxFuture;
+use infrastructure::clock::{SystemClock, SystemRandom};
+use infrastructure::database::{DataDirectory, Database};
+use infrastructure::landlord::{self, LandlordDatabase};
+use infrastructure::projections::cards::CardsProjection;
+use infrastructure::projections::landlord::LandlordReadModel;
+use infrastructure::tenants::EmbeddedStores;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Builder;
+
+use crate::StoresAnswer;
+use crate::config::Store;
+
+/// The application with its adapters, open.
+pub struct Service {
+    /// The use cases.
+    pub application: Arc<Application>,
+    stores: EmbeddedStores,
+    landlord: Arc<Database>,
+    directory: Arc<DataDirectory>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Where a landlord key comes from.
+#[derive(Debug)]
+pub enum LandlordKey {
+    /// Made just now: shown once, only its hash is kept.
+    Generated(Secret),
+    /// The configuration sets it.
+    Configured,
+    /// Made at an earlier start.
+    Known,
+}
+
+impl Service {
+    /// Opens everything in `store`, with at most `open_tenants_max` tenants' stores kept open.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be had, and why.
+    pub async fn open(store: &Store, open_tenants_max: usize) -> Result<Self, Unavailable> {
+        let Store::Sqlite(path) = store;
+        let directory = DataDirectory::take(path)
+            .map_err(|error| Unavailable::because("the data directory", error))?;
+        let database = landlord::open(&directory.landlord())
+            .await
+            .map_err(|error| Unavailable::because("the landlord's database", error))?;
+        let database = Arc::new(database);
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let doorbell = Doorbell::default();
+        let stores = EmbeddedStores::new(
+            directory.tenants(),
+            open_tenants_max,
+            Arc::clone(&clock),
+            doorbell.clone(),
+        );
+        let landlord = Arc::new(LandlordDatabase::new(Arc::clone(&database)));
+        let overviews = Arc::new(LandlordReadModel::new(Arc::clone(&database)));
+        let projections: Vec<Arc<dyn Subscriber>> = vec![
+            Arc::new(CardsProjection::new(Arc::new(stores.clone()))),
+            Arc::clone(&overviews) as _,
+        ];
+        let ports: Arc<dyn TenantStores> = Arc::new(stores.clone());
+        let subscribers = Subscribers::new(projections, Arc::clone(&ports), &clock, doorbell);
+        let application = Application {
+            clock,
+            random: Arc::new(SystemRandom),
+            stores: ports,
+            directory: Directory::new(landlord.tenants().await?),
+            keys: KeyRing::new(landlord.keys().await?),
+            landlord,
+            agenda: Arc::clone(&overviews) as _,
+            overviews,
+            catalogue: Catalogue::standard(),
+            decoder: Decoder::default(),
+            subscribers: Arc::new(subscribers),
+        };
+        Ok(Self {
+            application: Arc::new(application),
+            stores,
+            landlord: database,
+            directory: Arc::new(directory),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Lets the configured key in; without one, makes one if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// The landlord's database did not answer.
+    pub async fn landlord_key(&self, configured: Option<Secret>) -> Result<LandlordKey, Error> {
+        let application = &self.application;
+        if let Some(secret) = configured {
+            // Its id is made from it, so that it is the same after a restart: the landlord's
+            // idempotency keys are in the name space of this id.
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&Sha256::digest(secret.hash())[..16]);
+            let id = KeyId::new(Builder::from_custom_bytes(bytes).into_uuid());
+            application.keys.put(self.of_landlord(id, &secret)?);
+            return Ok(LandlordKey::Configured);
+        }
+        let known = application.landlord.keys().await?;
+        if known.iter().any(|key| key.role == Role::Landlord) {
+            return Ok(LandlordKey::Known);
+        }
+        let secret = Secret::from_bytes(application.random.secret());
+        let key = self.of_landlord(KeyId::new(application.random.id()), &secret)?;
+        application.landlord.add_key(&key, None).await?;
+        application.keys.put(key);
+        Ok(LandlordKey::Generated(secret))
+    }
+
+    fn of_landlord(&self, id: KeyId, secret: &Secret) -> Result<ApiKey, Error> {
+        let name = DisplayName::try_from("landlord".to_owned());
+        Ok(ApiKey {
+            id,
+            hash: secret.hash(),
+            role: Role::Landlord,
+            tenant: None,
+            name: name.map_err(|error| Error::Internal(error.to_string()))?,
+            created_at: self.application.clock.now(),
+        })
+    }
+
+    /// Finishes tenants that a crash left half made, and starts subscribers and timer.
+    pub async fn start(&self) {
+        let tenants = self.application.directory.all();
+        for tenant in tenants.iter().filter(|tenant| !tenant.ready) {
+            self.finish_provisioning(tenant).await;
+        }
+        let ready = tenants.iter().map(|tenant| tenant.id).collect();
+        self.application.subscribers.start(ready);
+        let timer = run_timer(Arc::clone(&self.application), self.stop.clone());
+        self.tasks.spawn(timer);
+        self.tasks.close();
+    }
+
+    async fn finish_provisioning(&self, tenant: &Tenant) {
+        let cause = self.application.random.id().to_string();
+        let metadata = Metadata {
+            actor: "start-up".to_owned(),
+            role: "process".to_owned(),
+            reason: None,
+            request_id: cause.clone(),
+            correlation_id: cause.clone(),
+            causation_id: cause,
+        };
+        let finished = self
+            .application
+            .finish_provisioning(tenant.clone(), metadata)
+            .await;
+        if let Err(error) = finished {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(tenant = %tenant.id, error, "cannot finish provisioning");
+        }
+    }
+
+    /// Cheaply asks whether the landlord's database answers and the data directory is there.
+    pub fn stores_answer(&self) -> StoresAnswer {
+        let landlord = Arc::clone(&self.application.landlord);
+        let directory = Arc::clone(&self.directory);
+        Box::new(move || -> BoxFuture<'static, Result<(), Unavailable>> {
+            let landlord = Arc::clone(&landlord);
+            let tenants = directory.tenants();
+            Box::pin(async move {
+                landlord.outcome("readyz").await?;
+                tokio::fs::metadata(tenants)
+                    .await
+                    .map_err(|error| Unavailable::because("the data directory", error))?;
+                Ok(())
+            })
+        })
+    }
+
+    /// Stops the timer, then the subscribers, then closes the stores.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.application.subscribers.stop().await;
+        self.stores.close_all().await;
+        if let Err(error) = self.landlord.close().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the landlord's database did not close in order");
+        }
+    }
+}

@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use domain::text::Reason;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
@@ -20,6 +20,9 @@ use super::{Fields, fields, headers};
 use crate::Api;
 use crate::problem::{Code, FieldError, Problem};
 use crate::scope::Caller;
+
+/// How many bytes of a body that is too large are read all the same.
+const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A request to change something: the command it becomes, and its body.
 ///
@@ -107,18 +110,37 @@ async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > max) {
+    if announced.is_some_and(|length| length > max.max(DISCARDED_BYTES_MAX)) {
         return Err(too_large());
     }
-    match timeout(api.limits.body_timeout, Limited::new(body, max).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    match timeout(api.limits.body_timeout, collect(body, max)).await {
+        Ok(Ok(Some(whole))) => Ok(whole),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(_)) => Err(Problem::new(Code::MalformedJson, "the body broke off")),
         Err(_) => Err(Problem::new(
             Code::RequestTimeout,
             "the body did not arrive in time",
         )),
     }
+}
+
+/// The whole body; `None` if it has more than `max` bytes. The rest of such a one is read and
+/// thrown away, up to a bound: a client that is still sending when it is answered and cut off
+/// sees a broken connection, not the answer.
+async fn collect(mut body: Body, max: usize) -> Result<Option<Bytes>, axum::Error> {
+    let (mut whole, mut length) = (BytesMut::new(), 0);
+    while length <= max.max(DISCARDED_BYTES_MAX)
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        length += data.len();
+        if length <= max {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok((length <= max).then(|| whole.freeze()))
 }
 
 fn parse<B: DeserializeOwned>(headers: &HeaderMap, text: &[u8]) -> Result<B, Problem> {

@@ -119,9 +119,8 @@ impl<S> Patient<S> {
     /// Ready when the client's time to send is over.
     fn poll_reading(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(deadline) = self.deadline() else {
-                return Poll::Pending;
-            };
+            let in_hand = || Instant::now() + self.patience.idle;
+            let deadline = self.deadline().unwrap_or_else(in_hand);
             if deadline < self.reading.deadline() {
                 self.reading.as_mut().reset(deadline);
             }

@@ -111,7 +111,7 @@ async fn issue(application: &Application, admin: &Scope, place: usize) -> Result
         LAST_NAMES[place % LAST_NAMES.len()],
     );
     let email = format!("{}.{place}@example.com", first.to_lowercase());
-    let expires = place % 3 == 0;
+    let expires = place.is_multiple_of(3);
     let new = NewCard {
         holder: Holder {
             name: text(&format!("{first} {last}"))?,
@@ -120,7 +120,7 @@ async fn issue(application: &Application, admin: &Scope, place: usize) -> Result
         external_ref: Some(text(&format!("M-{:05}", 10_000 + place * 37))?),
         tier: text::<Tier>(TIERS[place % TIERS.len()])?,
         expires_at: expires.then(|| application.clock.now() + Duration::days(365)),
-        activate: place % 4 != 0,
+        activate: !place.is_multiple_of(4),
     };
     let key = format!("demo-card-{place}");
     let card = application

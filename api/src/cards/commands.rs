@@ -58,14 +58,16 @@ pub struct Renewal {
     reason: Option<String>,
 }
 
-/// A card's new holder, whole.
+/// A card's new holder, whole: as `holder`, or its fields directly.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HolderUpdate {
-    /// Name.
+    /// The new holder.
+    holder: Option<HolderBody>,
+    /// Its name, if `holder` is absent.
     #[schema(min_length = 1, max_length = 200)]
-    name: String,
-    /// E-mail address; none if absent.
+    name: Option<String>,
+    /// Its e-mail address, if `holder` is absent.
     #[schema(max_length = 254)]
     email: Option<String>,
     /// Why, for the record.
@@ -263,11 +265,37 @@ impl Ask<Renewal> {
 
 impl Ask<HolderUpdate> {
     fn into_holder(self) -> Result<(Command, Holder), Problem> {
+        let HolderUpdate {
+            holder,
+            name,
+            email,
+            reason: why,
+        } = self.body;
         let mut fields = Fields::default();
-        let name = fields.text("name", self.body.name);
-        let email = fields.optional_text("email", self.body.email);
-        let reason = reason(&mut fields, self.body.reason);
-        let holder = name.zip(email).map(|(name, email)| Holder { name, email });
+        let holder = match (holder, name, email) {
+            (Some(HolderBody { name, email }), None, None) => {
+                let name = fields.text("holder.name", name);
+                name.zip(fields.optional_text("holder.email", email))
+            }
+            (None, Some(name), email) => {
+                let name = fields.text("name", name);
+                name.zip(fields.optional_text("email", email))
+            }
+            (None, None, _) => {
+                fields.note("holder", "required", "is missing");
+                None
+            }
+            (Some(_), _, _) => {
+                fields.note(
+                    "holder",
+                    "ambiguous",
+                    "goes without name and email beside it",
+                );
+                None
+            }
+        };
+        let holder = holder.map(|(name, email)| Holder { name, email });
+        let reason = reason(&mut fields, why);
         let (holder, reason) = fields.finish(holder.zip(reason))?;
         let command = Command {
             reason,

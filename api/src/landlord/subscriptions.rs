@@ -222,10 +222,6 @@ fn schedule_not_available() -> Problem {
 }
 
 impl Ask<FeatureGrant> {
-    #[expect(
-        clippy::type_complexity,
-        reason = "three parts of one request, used at once"
-    )]
     fn into_grant(self) -> Result<(Command, FeatureValue, Option<DateTime<Utc>>), Problem> {
         let mut fields = Fields::default();
         let expires_at = fields.optional_time("expires_at", self.body.expires_at.as_deref());

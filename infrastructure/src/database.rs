@@ -210,6 +210,59 @@ pub async fn begin_replayable(
         .await
 }
 
+/// The first statements of an [`Exchange`] whose commit is on disk before it is answered.
+pub const BEGIN: &str = "pragma synchronous=full; begin immediate; ";
+/// The first statements of an [`Exchange`] like a transaction of [`begin_replayable`].
+pub const BEGIN_REPLAYABLE: &str = "pragma synchronous=normal; begin immediate; ";
+
+/// A writing transaction in a few texts of several statements each.
+///
+/// Each text is one hand-over to the connection's thread, and a hand-over costs more than the
+/// statements in it; a transaction of sqlx is one statement a text. The first text starts with
+/// [`BEGIN`] or [`BEGIN_REPLAYABLE`], the last ends with `commit` or `rollback`. sqlx does not
+/// know of such a transaction: unless [`Self::done`] says that it is over, the connection is
+/// opened anew before it is used again.
+pub struct Exchange<'a> {
+    database: &'a Database,
+    writer: Writer<'a>,
+    over: bool,
+}
+
+impl Database {
+    /// Takes the writing connection for an [`Exchange`], as soon as nobody else has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::writer`].
+    pub async fn exchange(&self) -> Result<Exchange<'_>, sqlx::Error> {
+        Ok(Exchange {
+            writer: self.writer().await?,
+            database: self,
+            over: false,
+        })
+    }
+}
+
+impl Exchange<'_> {
+    /// Where to send the texts.
+    pub fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.writer
+    }
+
+    /// The last text has succeeded.
+    pub fn done(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.database.distrust_writer();
+        }
+    }
+}
+
 /// A directory of database files, owned by this process alone for as long as this value lives.
 #[derive(Debug)]
 pub struct DataDirectory {

@@ -62,15 +62,13 @@ enum StoreError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Undecodable(#[from] UndecodableEvent),
-    #[error("the head has moved although it was locked")]
-    HeadMoved,
     #[error("the stored {0} is malformed")]
     Malformed(&'static str),
     #[error("deciding or storing a batch has panicked")]
     Panicked,
 }
 
-/// One database's way to commit a batch: locks the head, lets [`work_through`] run, commits.
+/// One database's way to commit a batch: makes the transaction that [`work_through`] runs in.
 trait Engine: Send + Sync + 'static {
     /// Works a batch through in one transaction.
     fn commit(
@@ -89,10 +87,15 @@ trait Engine: Send + Sync + 'static {
     fn distrust(&self);
 }
 
-/// The statements of an append, inside a transaction that is begun and ended by the [`Engine`].
+/// The transaction of a batch. If it is dropped between its two methods, nothing has happened.
 trait Transaction: Send {
-    /// Locks and reads the head.
-    fn head(&mut self) -> impl Future<Output = Result<HeadRow, StoreError>> + Send;
+    /// Begins; locks the head and reads it, with what was answered under those of the keys that
+    /// were used before, and how many events those of the aggregates have that have any.
+    fn begin(
+        &mut self,
+        keys: &[&str],
+        ids: &[&str],
+    ) -> impl Future<Output = Result<Before, StoreError>> + Send;
 
     /// The subscription, folded.
     fn subscription(
@@ -100,24 +103,23 @@ trait Transaction: Send {
         decoder: &Decoder,
     ) -> impl Future<Output = Result<TenantSubscription, StoreError>> + Send;
 
-    /// What was answered under those of the keys that were used before.
-    fn outcomes(
-        &mut self,
-        keys: &[&str],
-    ) -> impl Future<Output = Result<HashMap<String, RecordedOutcome>, StoreError>> + Send;
-
-    /// How many events those of the aggregates have that have any.
-    fn versions(
-        &mut self,
-        ids: &[&str],
-    ) -> impl Future<Output = Result<Versions, StoreError>> + Send;
-
-    /// Stores everything that was admitted; moves the head last, if it is still at `from`.
-    fn write(
-        &mut self,
+    /// Stores everything that was admitted, moves the head last, if it is still at `from`, and
+    /// commits.
+    fn commit(
+        self,
         from: Position,
         admitted: &Admission,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends without having stored anything.
+    fn rollback(self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What a batch needs to know of what is stored.
+struct Before {
+    head: HeadRow,
+    outcomes: HashMap<String, RecordedOutcome>,
+    versions: Versions,
 }
 
 /// A batch worked through; true only once its transaction is committed.
@@ -127,36 +129,25 @@ struct Committed {
     head: HeadRow,
     subscription: Arc<TenantSubscription>,
     serials: Option<Block>,
-    /// Whether anything was stored.
-    wrote: bool,
 }
 
 /// Reads what the batch needs to know, decides it, stores what was admitted.
 async fn work_through<T: Transaction>(
-    transaction: &mut T,
+    mut transaction: T,
     batch: Vec<Prepared>,
     memory: &Memory,
 ) -> Result<Committed, StoreError> {
-    let before = transaction.head().await?;
+    let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
+    let ids: Vec<_> = batch.iter().flat_map(Prepared::ids).collect();
+    let before = transaction.begin(&keys, &ids).await?;
+    drop((keys, ids));
     let seen = memory.head.load_full();
-    let subscription = match before.subscription_version == seen.subscription_version {
+    let subscription = match before.head.subscription_version == seen.subscription_version {
         true => Arc::clone(&seen.subscription),
         false => Arc::new(transaction.subscription(&memory.decoder).await?),
     };
-    let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
-    let outcomes = match keys.is_empty() {
-        true => HashMap::new(),
-        false => transaction.outcomes(&keys).await?,
-    };
-    let ids: Vec<_> = batch.iter().flat_map(Prepared::ids).collect();
-    let versions = match ids.is_empty() {
-        true => Versions::default(),
-        false => transaction.versions(&ids).await?,
-    };
-    drop((keys, ids));
-    let from = before.position;
-    let now = memory.clock.now();
-    let mut admission = Admission::new(before, subscription, outcomes, versions, now);
+    let from = before.head.position;
+    let mut admission = Admission::new(before, subscription, memory.clock.now());
     let verdicts = batch
         .into_iter()
         .map(|append| admission.decide(append))
@@ -165,14 +156,13 @@ async fn work_through<T: Transaction>(
         .serials
         .wanted()
         .map(|count| admission.reserve_serials(count));
-    let wrote = admission.has_changes();
-    if wrote {
-        transaction.write(from, &admission).await?;
+    match admission.has_changes() {
+        true => transaction.commit(from, &admission).await?,
+        false => transaction.rollback().await?,
     }
     Ok(Committed {
         verdicts,
         serials,
-        wrote,
         events: admission.events,
         head: admission.head,
         subscription: admission.subscription,

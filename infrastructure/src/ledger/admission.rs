@@ -15,8 +15,8 @@ use domain::ids::Version;
 use domain::subscription::TenantSubscription;
 use domain::usage::{Usage, admit};
 
-use super::HeadRow;
 use super::serials::Block;
+use super::{Before, HeadRow};
 
 /// An append with its texts made, so that the writer has less to do.
 pub(super) struct Prepared {
@@ -113,6 +113,9 @@ impl Versions {
     }
 }
 
+/// An idempotency key to store, and what was answered.
+pub(super) type NewOutcome<'a> = (&'a str, &'a RecordedOutcome);
+
 /// A batch being decided: the state of the ledger as of the appends admitted so far.
 pub(super) struct Admission {
     /// The head to store.
@@ -130,18 +133,16 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) const fn new(
-        head: HeadRow,
+    pub(super) fn new(
+        before: Before,
         subscription: Arc<TenantSubscription>,
-        outcomes: HashMap<String, RecordedOutcome>,
-        versions: Versions,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
-            head,
+            head: before.head,
             subscription,
-            outcomes,
-            versions,
+            outcomes: before.outcomes,
+            versions: before.versions,
             now,
             events: Vec::new(),
             new_outcomes: Vec::new(),
@@ -155,7 +156,7 @@ impl Admission {
     }
 
     /// The idempotency keys to store, and what was answered.
-    pub(super) fn new_outcomes(&self) -> Vec<(&str, &RecordedOutcome)> {
+    pub(super) fn new_outcomes(&self) -> Vec<NewOutcome<'_>> {
         let of = |key: &String| self.outcomes.get_key_value(key);
         let new = self.new_outcomes.iter().filter_map(of);
         new.map(|(key, outcome)| (key.as_str(), outcome)).collect()

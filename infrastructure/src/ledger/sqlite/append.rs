@@ -1,79 +1,54 @@
-//! The append in SQLite: few statements, each for many rows.
+//! The append in SQLite: one text to begin and read, one to store and commit.
 //!
-//! Statements take a power of two of rows, so that a connection's statement cache holds all of
-//! them: 63 events are inserted as 32, 16, 8, 4, 2 and 1.
+//! A text is a hand-over to the connection's thread, which costs more than what is in it (see
+//! [`Exchange`]). How many rows a text stores is a power of two, so that the connection's
+//! statement cache holds all texts; places that are left over are bound to null and passed over.
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use application::ports::RecordedOutcome;
+use application::ports::RecordedEvent;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use sqlx::query::Query;
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Row, Sqlite, SqliteConnection};
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Row, Sqlite};
 
-use super::super::admission::{Admission, Prepared, Versions};
-use super::super::{Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through};
+use super::super::admission::{Admission, NewOutcome, Prepared, Versions};
+use super::super::{
+    Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
+};
 use super::read::{self, from_i64, to_i64};
-use crate::database::{self, Database};
+use crate::database::{BEGIN, Database, Exchange};
 
-/// The most rows a statement takes, as a power of two: 256 events are 2,560 of the 32,766
-/// variables that SQLite allows.
-const ROWS_MAX_LOG2: u32 = 8;
+/// The most rows a text stores: 256 events and as many outcomes are 3,840 of the 32,766 variables
+/// that SQLite allows.
+const ROWS_MAX: usize = 256;
 
-static INSERT_EVENTS: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(
-        "insert into events (position, aggregate_type, aggregate_id, sequence, event_type, \
-         event_version, payload, metadata, recorded_at, hash) values ",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "",
-    )
-});
-static INSERT_OUTCOMES: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(
-        "insert into idempotency (key, fingerprint, outcome, position, recorded_at) values ",
-        "(?, ?, ?, ?, ?)",
-        "",
-    )
-});
-static SELECT_OUTCOMES: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(
-        "select key, fingerprint, outcome, position from idempotency where key in (",
-        "?",
-        ")",
-    )
-});
-static SELECT_VERSIONS: LazyLock<Statements> = LazyLock::new(|| {
-    Statements::new(
-        "select aggregate_id, aggregate_type, max(sequence) from events where aggregate_id in (",
-        "?",
-        ") group by aggregate_id, aggregate_type",
-    )
-});
+/// Begins and reads. The keys and the ids are JSON lists, so that the text is always the same.
+const READ: &str = "select key, fingerprint, outcome, position from idempotency \
+     where key in (select value from json_each(?)); \
+     select aggregate_id, aggregate_type, max(sequence) from events \
+     where aggregate_id in (select value from json_each(?)) \
+     group by aggregate_id, aggregate_type";
 
-/// One statement's texts for 1, 2, 4 … rows.
-struct Statements(Vec<String>);
+const INSERT_EVENTS: &str = "insert into events (position, aggregate_type, aggregate_id, \
+     sequence, event_type, event_version, payload, metadata, recorded_at, hash) \
+     select * from (values ";
+const EVENT: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const EVENT_COLUMNS: usize = 10;
 
-impl Statements {
-    fn new(head: &str, row: &str, foot: &str) -> Self {
-        let text = |log2| format!("{head}{}{foot}", vec![row; 1_usize << log2].join(", "));
-        Self((0..=ROWS_MAX_LOG2).map(text).collect())
-    }
+const INSERT_OUTCOMES: &str = "insert into idempotency (key, fingerprint, outcome, position, \
+     recorded_at) select * from (values ";
+const OUTCOME: &str = "(?, ?, ?, ?, ?)";
+const OUTCOME_COLUMNS: usize = 5;
 
-    /// The longest text that takes at most `rows`, which are at least one, and how many it takes.
-    fn at_most(&self, rows: usize) -> (&str, usize) {
-        let log2 = rows.ilog2().min(ROWS_MAX_LOG2);
-        (&self.0[log2 as usize], 1 << log2)
-    }
+const PRESENT: &str = ") where column1 is not null; ";
 
-    /// The shortest text that takes at least `rows`, which are between one and the most.
-    fn at_least(&self, rows: usize) -> (&str, usize) {
-        let log2 = rows.next_power_of_two().ilog2();
-        (&self.0[log2 as usize], 1 << log2)
-    }
-}
+/// A head that is no longer where it was read makes this fail: its position may not be null.
+const MOVE_HEAD: &str = "update head set position = case when position = ? then ? end, hash = ?, \
+     issued = ?, active = ?, suspended = ?, revoked = ?, expired = ?, replaced = ?, \
+     subscription_version = ?, card_serials_reserved = ? where id = 1; commit";
 
 /// The tenant's file, for writing.
 pub(super) struct SqliteEngine {
@@ -89,18 +64,11 @@ impl SqliteEngine {
 
 impl Engine for SqliteEngine {
     async fn commit(&self, batch: Vec<Prepared>, memory: &Memory) -> Result<Committed, StoreError> {
-        let mut writer = self.database.writer().await?;
-        let mut transaction = database::begin(&mut writer).await?;
-        let mut append = SqliteAppend {
+        let append = SqliteAppend {
             tenant: self.tenant,
-            connection: &mut transaction,
+            exchange: self.database.exchange().await?,
         };
-        let committed = work_through(&mut append, batch, memory).await?;
-        match committed.wrote {
-            true => transaction.commit().await?,
-            false => transaction.rollback().await?,
-        }
-        Ok(committed)
+        work_through(append, batch, memory).await
     }
 
     async fn load(&self, decoder: &Decoder) -> Result<(HeadRow, TenantSubscription), StoreError> {
@@ -118,111 +86,146 @@ impl Engine for SqliteEngine {
 
 struct SqliteAppend<'a> {
     tenant: TenantId,
-    connection: &'a mut SqliteConnection,
+    exchange: Exchange<'a>,
 }
 
 impl Transaction for SqliteAppend<'_> {
-    async fn head(&mut self) -> Result<HeadRow, StoreError> {
-        read::head(self.connection).await
+    async fn begin(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
+        let text = format!("{BEGIN}{}; {READ}", read::HEAD);
+        let rows = sqlx::query(&text)
+            .bind(json(keys)?)
+            .bind(json(ids)?)
+            .fetch_all(self.exchange.connection())
+            .await?;
+        // The rows of the three statements come in one list; their widths tell them apart.
+        let (mut head, mut outcomes, mut versions) = (vec![], vec![], vec![]);
+        for row in rows {
+            match row.len() {
+                3 => versions.push(row),
+                4 => outcomes.push(row),
+                _ => head.push(row),
+            }
+        }
+        let head = head.first().ok_or(StoreError::Malformed("head"))?;
+        Ok(Before {
+            head: read::head_row(head)?,
+            outcomes: read::outcomes(&outcomes)?,
+            versions: versions_of(&versions)?,
+        })
     }
 
     async fn subscription(&mut self, decoder: &Decoder) -> Result<TenantSubscription, StoreError> {
-        read::subscription(self.connection, self.tenant, decoder).await
+        read::subscription(self.exchange.connection(), self.tenant, decoder).await
     }
 
-    async fn outcomes(
-        &mut self,
-        keys: &[&str],
-    ) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
-        let mut found = HashMap::new();
-        for keys in keys.chunks(1 << ROWS_MAX_LOG2) {
-            let rows = bind_padded(&SELECT_OUTCOMES, keys)
-                .fetch_all(&mut *self.connection)
+    async fn commit(mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
+        let recorded_at = admitted.now.timestamp_micros();
+        let mut events = admitted.events.as_slice();
+        let outcomes = admitted.new_outcomes();
+        let mut outcomes = outcomes.as_slice();
+        while events.len() > ROWS_MAX || outcomes.len() > ROWS_MAX {
+            let (some_events, other_events) = events.split_at(events.len().min(ROWS_MAX));
+            let (some, others) = outcomes.split_at(outcomes.len().min(ROWS_MAX));
+            let text = inserts(some_events.len(), some.len());
+            bind_rows(sqlx::query(&text), some_events, some, recorded_at)
+                .execute(self.exchange.connection())
                 .await?;
-            found.extend(read::outcomes(&rows)?);
+            (events, outcomes) = (other_events, others);
         }
-        Ok(found)
+        let mut text = inserts(events.len(), outcomes.len());
+        text.push_str(MOVE_HEAD);
+        let query = bind_rows(sqlx::query(&text), events, outcomes, recorded_at);
+        bind_head(query, from, &admitted.head)
+            .execute(self.exchange.connection())
+            .await?;
+        self.exchange.done();
+        Ok(())
     }
 
-    async fn versions(&mut self, ids: &[&str]) -> Result<Versions, StoreError> {
-        let mut versions = Versions::default();
-        for ids in ids.chunks(1 << ROWS_MAX_LOG2) {
-            let rows = bind_padded(&SELECT_VERSIONS, ids)
-                .fetch_all(&mut *self.connection)
-                .await?;
-            for row in rows {
-                let kind = AggregateKind::parse(row.try_get(1)?)
-                    .ok_or(StoreError::Malformed("aggregate type"))?;
-                versions.set(kind, row.try_get(0)?, from_i64(row.try_get(2)?)?);
-            }
-        }
-        Ok(versions)
-    }
-
-    async fn write(&mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
-        self.insert_events(admitted).await?;
-        self.insert_outcomes(admitted).await?;
-        self.move_head(from, &admitted.head).await
+    async fn rollback(mut self) -> Result<(), StoreError> {
+        sqlx::query("rollback")
+            .execute(self.exchange.connection())
+            .await?;
+        self.exchange.done();
+        Ok(())
     }
 }
 
-impl SqliteAppend<'_> {
-    async fn insert_events(&mut self, admitted: &Admission) -> Result<(), StoreError> {
-        let recorded_at = admitted.now.timestamp_micros();
-        let mut rest = admitted.events.as_slice();
-        while !rest.is_empty() {
-            let (text, rows) = INSERT_EVENTS.at_most(rest.len());
-            let (now, later) = rest.split_at(rows);
-            let mut query = sqlx::query(text);
-            for event in now {
-                let stored = &event.stored;
-                query = query
-                    .bind(to_i64(stored.position))
-                    .bind(&stored.aggregate_type)
-                    .bind(&stored.aggregate_id)
-                    .bind(to_i64(stored.sequence))
-                    .bind(&stored.event_type)
-                    .bind(&stored.event_version)
-                    .bind(&stored.payload)
-                    .bind(&stored.metadata)
-                    .bind(recorded_at)
-                    .bind(stored.hash.as_bytes().as_slice());
-            }
-            query.execute(&mut *self.connection).await?;
-            rest = later;
-        }
-        Ok(())
+fn versions_of(rows: &[SqliteRow]) -> Result<Versions, StoreError> {
+    let mut versions = Versions::default();
+    for row in rows {
+        let kind =
+            AggregateKind::parse(row.try_get(1)?).ok_or(StoreError::Malformed("aggregate type"))?;
+        versions.set(kind, row.try_get(0)?, from_i64(row.try_get(2)?)?);
     }
+    Ok(versions)
+}
 
-    async fn insert_outcomes(&mut self, admitted: &Admission) -> Result<(), StoreError> {
-        let recorded_at = admitted.now.timestamp_micros();
-        let outcomes = admitted.new_outcomes();
-        let mut rest = outcomes.as_slice();
-        while !rest.is_empty() {
-            let (text, rows) = INSERT_OUTCOMES.at_most(rest.len());
-            let (now, later) = rest.split_at(rows);
-            let mut query = sqlx::query(text);
-            for (key, outcome) in now {
-                query = query
-                    .bind(*key)
-                    .bind(outcome.fingerprint.as_slice())
-                    .bind(&outcome.outcome)
-                    .bind(to_i64(outcome.position))
-                    .bind(recorded_at);
-            }
-            query.execute(&mut *self.connection).await?;
-            rest = later;
+/// The statements that store so many events and outcomes.
+fn inserts(events: usize, outcomes: usize) -> String {
+    let mut text = String::new();
+    for (insert, row, rows) in [
+        (INSERT_EVENTS, EVENT, events),
+        (INSERT_OUTCOMES, OUTCOME, outcomes),
+    ] {
+        if rows > 0 {
+            text.push_str(insert);
+            text.push_str(&vec![row; rows.next_power_of_two()].join(","));
+            text.push_str(PRESENT);
         }
-        Ok(())
     }
+    text
+}
 
-    /// Moves the head if it is still where the transaction found it.
-    async fn move_head(&mut self, from: Position, to: &HeadRow) -> Result<(), StoreError> {
-        let moved = sqlx::query(
-            "update head set position = ?, hash = ?, issued = ?, active = ?, suspended = ?, \
-             revoked = ?, expired = ?, replaced = ?, subscription_version = ?, \
-             card_serials_reserved = ? where id = 1 and position = ?",
-        )
+type Bound<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
+
+fn bind_rows<'q>(
+    mut query: Bound<'q>,
+    events: &'q [Arc<RecordedEvent>],
+    outcomes: &'q [NewOutcome<'q>],
+    recorded_at: i64,
+) -> Bound<'q> {
+    for event in events {
+        let stored = &event.stored;
+        query = query
+            .bind(to_i64(stored.position))
+            .bind(&stored.aggregate_type)
+            .bind(&stored.aggregate_id)
+            .bind(to_i64(stored.sequence))
+            .bind(&stored.event_type)
+            .bind(&stored.event_version)
+            .bind(&stored.payload)
+            .bind(&stored.metadata)
+            .bind(recorded_at)
+            .bind(stored.hash.as_bytes().as_slice());
+    }
+    query = bind_nulls(query, left_over(events.len()) * EVENT_COLUMNS);
+    for (key, outcome) in outcomes {
+        query = query
+            .bind(*key)
+            .bind(outcome.fingerprint.as_slice())
+            .bind(&outcome.outcome)
+            .bind(to_i64(outcome.position))
+            .bind(recorded_at);
+    }
+    bind_nulls(query, left_over(outcomes.len()) * OUTCOME_COLUMNS)
+}
+
+/// How many more rows a text has places for that has them for `rows`.
+const fn left_over(rows: usize) -> usize {
+    match rows {
+        0 => 0,
+        rows => rows.next_power_of_two() - rows,
+    }
+}
+
+fn bind_nulls(query: Bound<'_>, count: usize) -> Bound<'_> {
+    (0..count).fold(query, |query, _| query.bind(None::<i64>))
+}
+
+fn bind_head<'q>(query: Bound<'q>, from: Position, to: &'q HeadRow) -> Bound<'q> {
+    query
+        .bind(to_i64(from))
         .bind(to_i64(to.position))
         .bind(to.hash.as_bytes().as_slice())
         .bind(to_i64(to.usage.issued))
@@ -233,24 +236,8 @@ impl SqliteAppend<'_> {
         .bind(to_i64(to.usage.replaced))
         .bind(to_i64(to.subscription_version))
         .bind(to_i64(to.card_serials_reserved))
-        .bind(to_i64(from))
-        .execute(&mut *self.connection)
-        .await?;
-        match moved.rows_affected() {
-            1 => Ok(()),
-            _ => Err(StoreError::HeadMoved),
-        }
-    }
 }
 
-/// Binds `values`, of which there are at least one and at most [`ROWS_MAX_LOG2`] allows, and
-/// repeats the last one where the text takes more.
-fn bind_padded<'q>(
-    statements: &'q Statements,
-    values: &[&'q str],
-) -> Query<'q, Sqlite, SqliteArguments<'q>> {
-    let (text, rows) = statements.at_least(values.len());
-    let last = values.last().copied();
-    let padded = values.iter().copied().chain(last.into_iter().cycle());
-    padded.take(rows).fold(sqlx::query(text), Query::bind)
+fn json(texts: &[&str]) -> Result<String, sqlx::Error> {
+    serde_json::to_string(texts).map_err(|error| sqlx::Error::Encode(error.into()))
 }

@@ -90,17 +90,21 @@ pub(super) async fn outcome(
     row.as_ref().map(recorded_outcome).transpose()
 }
 
-/// The head row.
+/// Reads the head row; see [`head_row`].
+pub(super) const HEAD: &str = "select position, hash, issued, active, suspended, revoked, expired, \
+     replaced, subscription_version, card_serials_reserved from head where id = 1";
+
+/// The head.
 pub(super) async fn head(connection: &mut SqliteConnection) -> Result<HeadRow, StoreError> {
-    let row = sqlx::query(
-        "select position, hash, issued, active, suspended, revoked, expired, replaced, \
-         subscription_version, card_serials_reserved from head where id = 1",
-    )
-    .fetch_one(connection)
-    .await?;
+    let row = sqlx::query(HEAD).fetch_one(connection).await?;
+    head_row(&row)
+}
+
+/// A row of [`HEAD`].
+pub(super) fn head_row(row: &SqliteRow) -> Result<HeadRow, StoreError> {
     Ok(HeadRow {
         position: from_i64(row.try_get(0)?)?,
-        hash: hash(&row, 1)?,
+        hash: hash(row, 1)?,
         usage: Usage {
             issued: from_i64(row.try_get(2)?)?,
             active: from_i64(row.try_get(3)?)?,

@@ -15,7 +15,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tower::{Layer, Service};
@@ -222,10 +222,12 @@ fn log(
     };
     let code = problem.code();
     let cause = problem.source().map(causes);
-    match code.status().is_server_error() {
-        true if code == Code::Internal => event!(error, code = code.as_str(), cause, "failed"),
-        true => event!(warn, code = code.as_str(), cause, "not answered"),
-        false => event!(debug, code = code.as_str(), "refused"),
+    match code.status() {
+        StatusCode::INTERNAL_SERVER_ERROR => event!(error, code = code.as_str(), cause, "failed"),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            event!(warn, code = code.as_str(), cause, "not answered")
+        }
+        _ => event!(debug, code = code.as_str(), "refused"),
     }
 }
 

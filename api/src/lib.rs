@@ -1,6 +1,6 @@
 //! The HTTP door of Digital Card: who comes in, what they may ask, how it is answered.
 //!
-//! [`routes`] lists every route. A handler reads top to bottom as *parse, scope, call, answer*;
+//! [`routes()`] lists every route. A handler reads top to bottom as *parse, scope, call, answer*;
 //! the rules are in the `application` and `domain` crates. Every refusal becomes a problem
 //! document in [`problem`], and everything that happens to every request alike (its id, its key,
 //! its log line, its metrics) happens in [`door`].

@@ -22,7 +22,8 @@ use self::connection::Connection;
 use self::delays::Delays;
 use self::service::Service;
 
-/// Issues cards over HTTP and prints requests/s, latency, and the time from commit to read model.
+/// Issues cards over HTTP and prints requests/s, latency, the service's processor time, and the time from
+/// commit to read model.
 #[derive(Debug, Parser)]
 #[command(name = "load", max_term_width = 100)]
 struct Options {
@@ -54,6 +55,7 @@ struct Row {
     per_second: f64,
     p50: Duration,
     p99: Duration,
+    cpu: Duration,
     visible_p50: String,
     visible_p99: String,
 }
@@ -69,8 +71,10 @@ fn main() -> anyhow::Result<()> {
         "Issuing cards, embedded store, {} s a row, client and service on {cores} cores\n",
         options.seconds
     );
-    println!("| tenants | connections | requests/s | p50 | p99 | to read model p50 | p99 |");
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!(
+        "| tenants | connections | requests/s | p50 | p99 | CPU a request | to read model p50 | p99 |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let runtime = tokio::runtime::Runtime::new()?;
     for tenants in &options.tenants {
         for connections in &options.connections {
@@ -84,12 +88,13 @@ fn main() -> anyhow::Result<()> {
 
 fn print(row: &Row) {
     println!(
-        "| {} | {} | {:.0} | {} | {} | {} | {} |",
+        "| {} | {} | {:.0} | {} | {} | {} µs | {} | {} |",
         row.tenants,
         row.connections,
         row.per_second,
         shown(row.p50),
         shown(row.p99),
+        row.cpu.as_micros(),
         row.visible_p50,
         row.visible_p99,
     );
@@ -117,10 +122,12 @@ async fn measure(
     }
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
+    let cpu_before = service.cpu()?;
     let mut latencies = Vec::new();
     for client in clients {
         latencies.extend(client.await??);
     }
+    let cpu = service.cpu()? - cpu_before;
     let visible = Delays::read(&mut landlord).await?.since(&before);
 
     ensure!(
@@ -129,12 +136,14 @@ async fn measure(
         options.seconds
     );
     latencies.sort_unstable();
+    let requests = u32::try_from(latencies.len())?;
     Ok(Row {
         tenants,
         connections,
         per_second: latencies.len() as f64 / options.seconds,
         p50: percentile(&latencies, 50),
         p99: percentile(&latencies, 99),
+        cpu: cpu / requests,
         visible_p50: visible.percentile(0.50),
         visible_p99: visible.percentile(0.99),
     })

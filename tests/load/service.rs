@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
@@ -45,6 +46,21 @@ impl Service {
             }
         }
         bail!("the service did not start")
+    }
+
+    /// The processor time that it has used so far, in user and kernel mode.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // proc(5): after the name in parentheses, utime and stime are the 12th and 13th field,
+        // in ticks, of which Linux shows 100 a second.
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().context("no number"))
+            .sum::<anyhow::Result<_>>()?;
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// Where it listens.

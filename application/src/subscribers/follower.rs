@@ -15,6 +15,9 @@ use crate::ports::HandlerError;
 
 /// How many events are handed over at a time.
 const BATCH_EVENTS: usize = 512;
+/// How long events may gather behind a batch that was not full. A batch costs a commit, whatever
+/// its size; without this, a busy ledger and its followers would take turns event by event.
+const GATHER: Duration = Duration::from_millis(2);
 /// How often events that cannot be handled are tried before the subscriber stops for the tenant.
 const ATTEMPTS_MAX: u32 = 5;
 /// The first pause before another try; it doubles up to [`PAUSE_MAX`].
@@ -158,9 +161,12 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
             .catch_unwind()
             .await
         {
-            Ok(Ok(Step::Handled)) => {
+            Ok(Ok(Step::Handled { events })) => {
                 failures = 0;
                 follower.enter(FollowerState::Running, None);
+                if events < BATCH_EVENTS {
+                    line.pause(GATHER).await;
+                }
                 continue;
             }
             Ok(Ok(Step::Resting)) => return,
@@ -179,15 +185,21 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
         tracing::warn!(subscriber, %tenant, error = text, failures, "trying again");
         follower.enter(FollowerState::Retrying, Some(text));
         let pause = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures - 1));
+        line.pause(pause).await;
+    }
+}
+
+impl Line {
+    async fn pause(&self, pause: Duration) {
         tokio::select! {
-            () = line.stop.cancelled() => {}
+            () = self.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
 enum Step {
-    Handled,
+    Handled { events: usize },
     Resting,
 }
 
@@ -209,7 +221,7 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
     let Some(oldest) = events.first() else {
         return Ok(match follower.rest(heard) {
             true => Step::Resting,
-            false => Step::Handled,
+            false => Step::Handled { events: 0 },
         });
     };
     let recorded_at = oldest.stored.recorded_at;
@@ -220,7 +232,9 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
         .to_std()
         .unwrap_or_default();
     histogram!("subscriber_delay_seconds", "subscriber" => line.subscriber.name()).record(waited);
-    Ok(Step::Handled)
+    Ok(Step::Handled {
+        events: events.len(),
+    })
 }
 
 /// An error with its causes, on one line.

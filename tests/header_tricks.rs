@@ -4,16 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::raw::{Connection, RawAnswer, exchange};
+use crate::support::raw::{Connection, RawAnswer, exchange, head};
 use crate::support::{Client, Service};
 
 const BODY: &str = r#"{"holder":{"name":"Tricky"}}"#;
-
-/// A request head with these extra lines.
-fn head(tenant: &Client, line: &str, extra: &str) -> String {
-    let key = tenant.key();
-    format!("{line}\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{extra}\r\n")
-}
 
 fn post(tenant: &Client, extra: &str, body: &str) -> String {
     let extra = format!("Content-Type: application/json\r\n{extra}");

@@ -1,8 +1,11 @@
 //! API keys: made, shown once, revoked at once.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::client::id;
+use crate::support::raw::{Connection, head};
 use crate::support::{Service, unique};
 
 const PATH: &str = "/v1/api-keys";
@@ -123,4 +126,57 @@ async fn a_role_has_a_tenant_or_has_none() {
             .await
             .problem(422, "validation_failed");
     }
+}
+
+#[tokio::test]
+async fn a_revocation_whose_client_hangs_up_is_done_whole_or_not_at_all() {
+    let service = Service::shared();
+    let landlord = service.landlord();
+    for round in 0..40 {
+        let body = json!({ "name": "Hung up on", "role": "auditor" });
+        let made = landlord.post("/v1/landlord/api-keys", &body).await;
+        let key = service.client(made.expect(201).text("api_key"));
+        let path = format!("/v1/landlord/api-keys/{}", id(&made.json()));
+        hang_up_after(
+            &service,
+            &head(&landlord, &format!("DELETE {path} HTTP/1.1"), ""),
+            round,
+        )
+        .await;
+        // 404 says that it was revoked before; either way it is now.
+        let again = landlord.delete(&path).await;
+        assert!([204, 404].contains(&again.status), "{again}");
+        let nowhere = "/v1/audit/tenants/018f0000-0000-7000-8000-000000000000/events";
+        key.get(nowhere).await.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_key_whose_client_hangs_up_opens_what_the_repeated_request_shows() {
+    let service = Service::shared();
+    let landlord = service.landlord();
+    for round in 0..40 {
+        let body = json!({ "name": "Hung up on", "slug": unique("hang-up"), "plan": "free" });
+        let (path, key) = ("/v1/landlord/tenants", unique("hang-up"));
+        let text = body.to_string();
+        let line = format!("POST {path} HTTP/1.1");
+        let extra = format!(
+            "Idempotency-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            text.len()
+        );
+        let request = head(&landlord, &line, &extra) + &text;
+        hang_up_after(&service, &request, round).await;
+        let made = landlord.post_once(path, &key, &body).await;
+        let tenant = service.client(made.expect(201).text("api_key"));
+        tenant.issue("First").await;
+    }
+}
+
+/// Sends a request and hangs up: at once, or a little later each round, so that some rounds cut
+/// in while it is being worked on.
+async fn hang_up_after(service: &Service, request: &str, round: u32) {
+    let mut connection = Connection::open(service.address()).await;
+    connection.send(request).await;
+    let patience = Duration::from_micros(200) * (round % 12);
+    connection.read_all(patience).await;
 }

@@ -107,8 +107,11 @@ pub async fn create_key(
 ) -> Result<Commanded<KeyBody>, Problem> {
     let (command, name, role) = ask.into_new_key()?;
     let done = api
-        .application
-        .create_tenant_key(&command, name, role, &seed)
+        .to_its_end(|application| async move {
+            application
+                .create_tenant_key(&command, name, role, &seed)
+                .await
+        })
         .await?;
     let location = format!("/v1/api-keys/{}", done.value.key.id);
     Ok(Commanded::created(done, KeyBody::issued, location).outside_ledgers())
@@ -125,7 +128,8 @@ pub async fn revoke_key(
     Caller(scope): Caller,
     InPath(id): InPath<KeyId>,
 ) -> Result<StatusCode, Problem> {
-    api.application.revoke_tenant_key(&scope, id).await?;
+    api.to_its_end(|application| async move { application.revoke_tenant_key(&scope, id).await })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

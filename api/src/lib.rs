@@ -37,14 +37,17 @@ pub mod wiring;
 use std::sync::Arc;
 
 use application::Application;
+use application::error::Error;
 use application::ports::Unavailable;
 use axum::Router;
 use futures::future::BoxFuture;
+use tokio::sync::oneshot;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Limits;
 use crate::meter::Meter;
+use crate::problem::Problem;
 
 /// What every handler may need.
 pub struct Api {
@@ -62,6 +65,33 @@ pub struct Api {
 
 /// A cheap question to the stores.
 pub type StoresAnswer = Box<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
+
+impl Api {
+    /// Does `work` to its end even if the client hangs up meanwhile, which drops the handler.
+    ///
+    /// For what changes the landlord's records and then what is known of them in memory: left
+    /// half done, a revoked key would go on opening doors until the next start.
+    ///
+    /// # Errors
+    ///
+    /// What the work says.
+    pub async fn to_its_end<T, W>(
+        &self,
+        work: impl FnOnce(Arc<Application>) -> W,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let (done, answer) = oneshot::channel();
+        let work = work(Arc::clone(&self.application));
+        self.application.subscribers.spawn(async move {
+            // Nobody waits for the answer if the client hung up.
+            let _ = done.send(work.await);
+        });
+        Ok(answer.await.map_err(Problem::internal)??)
+    }
+}
 
 /// Every route. The paths are with the handlers, in the contract's order.
 pub fn routes() -> OpenApiRouter<Arc<Api>> {

@@ -119,8 +119,9 @@ pub struct NewKey {
 #[derive(Default)]
 pub struct KeyRing {
     by_hash: RwLock<HashMap<[u8; 32], ApiKey>>,
-    /// Keys are made one at a time, so that two requests cannot both be a tenant's second key.
-    making: tokio::sync::Mutex<()>,
+    /// Keys are made and revoked one at a time: two requests cannot both be a tenant's second key,
+    /// and whoever hears that a key is revoked already can rely on it.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl KeyRing {
@@ -129,7 +130,7 @@ impl KeyRing {
         let by_hash = keys.into_iter().map(|key| (key.hash, key)).collect();
         Self {
             by_hash: RwLock::new(by_hash),
-            making: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -188,7 +189,7 @@ impl Application {
                 "a tenant's keys are tenant_admin or tenant_viewer",
             ));
         }
-        let _one_at_a_time = self.keys.making.lock().await;
+        let _one_at_a_time = self.keys.changing.lock().await;
         if let Some(done) = self.key_made_before(command, seed).await? {
             return Ok(done);
         }
@@ -225,7 +226,7 @@ impl Application {
             (false, Some(_)) => return Err(role_refused("this role belongs to no tenant")),
             (true, Some(_)) | (false, None) => {}
         }
-        let _one_at_a_time = self.keys.making.lock().await;
+        let _one_at_a_time = self.keys.changing.lock().await;
         if let Some(done) = self.key_made_before(command, seed).await? {
             return Ok(done);
         }
@@ -261,6 +262,7 @@ impl Application {
     }
 
     async fn revoke(&self, id: KeyId) -> Result<(), Error> {
+        let _one_at_a_time = self.keys.changing.lock().await;
         let revoked = self.landlord.revoke_key(id, self.clock.now()).await?;
         if !revoked {
             return Err(Error::NotFound("key"));

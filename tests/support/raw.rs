@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::DEADLINE;
+use super::{Client, DEADLINE};
 
 /// An open connection.
 pub struct Connection {
@@ -18,6 +18,12 @@ pub struct Connection {
 pub struct RawAnswer {
     pub status: u16,
     pub body: String,
+}
+
+/// A request's head, with its last empty line.
+pub fn head(client: &Client, line: &str, extra: &str) -> String {
+    let key = client.key();
+    format!("{line}\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{extra}\r\n")
 }
 
 impl Connection {

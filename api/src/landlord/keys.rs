@@ -58,7 +58,9 @@ pub async fn create_key(
     ask: Ask<NewKeyBody>,
 ) -> Result<Commanded<KeyBody>, Problem> {
     let (command, new) = ask.into_new_key()?;
-    let done = api.application.create_key(&command, new, &seed).await?;
+    let done = api
+        .to_its_end(|application| async move { application.create_key(&command, new, &seed).await })
+        .await?;
     let location = format!("/v1/landlord/api-keys/{}", done.value.key.id);
     Ok(Commanded::created(done, KeyBody::issued, location).outside_ledgers())
 }
@@ -74,7 +76,8 @@ pub async fn revoke_key(
     Caller(scope): Caller,
     InPath(id): InPath<KeyId>,
 ) -> Result<StatusCode, Problem> {
-    api.application.revoke_key(&scope, id).await?;
+    api.to_its_end(|application| async move { application.revoke_key(&scope, id).await })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -181,19 +181,14 @@ pub async fn rebuild_subscriber(
     }
 }
 
-/// The work goes on if the client hangs up.
 async fn rebuild_one(api: &Api, name: String, tenant: TenantId) -> Result<Response, Problem> {
-    let (done, answer) = tokio::sync::oneshot::channel();
-    let (application, view) = (Arc::clone(&api.application), name.clone());
-    api.application.subscribers.spawn(async move {
-        let rebuilt = application
-            .subscribers
-            .rebuild(&view, tenant, &|_| {})
-            .await;
-        // Nobody waits for the answer if the client hung up.
-        let _ = done.send(rebuilt);
-    });
-    let rebuilt = answer.await.map_err(Problem::internal)??;
+    let view = name.clone();
+    let rebuilt = api
+        .to_its_end(|application| async move {
+            let subscribers = &application.subscribers;
+            subscribers.rebuild(&view, tenant, &|_| {}).await
+        })
+        .await?;
     let body = Rebuilt {
         name,
         tenant: Some(tenant),

@@ -204,8 +204,9 @@ pub async fn provision_tenant(
 ) -> Result<Commanded<ProvisionedTenant>, Problem> {
     let (command, new) = ask.into_new_tenant()?;
     let done = api
-        .application
-        .provision_tenant(&command, new, &seed)
+        .to_its_end(|application| async move {
+            application.provision_tenant(&command, new, &seed).await
+        })
         .await?;
     let location = format!("/v1/landlord/tenants/{}", done.value.tenant.id);
     Ok(Commanded::created(done, ProvisionedTenant::from, location))

@@ -114,3 +114,73 @@ async fn more_tenants_than_open_stores_are_served_alike() {
         assert_eq!(tenant.usage().await["in_circulation"], 15);
     }
 }
+
+#[tokio::test]
+async fn a_tenant_that_a_crash_left_half_made_is_finished_by_the_next_start() {
+    let mut service = Service::start();
+    let elsewhere = service.directory().join("elsewhere");
+    let stores = service.directory().join("tenants");
+    let key = unique("half");
+    let body = json!({ "name": "Half made", "slug": unique("half"), "plan": "pro" });
+    // Its record can be made and its store cannot: what a crash between the two leaves behind.
+    std::fs::rename(&stores, &elsewhere).expect("moved away");
+    let half = service.landlord().post_once(PATH, &key, &body).await;
+    half.problem(503, "unavailable");
+    service.kill();
+    std::fs::rename(&elsewhere, &stores).expect("moved back");
+    service.restart();
+
+    let listed = service.landlord().all(PATH).await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let one = format!("{PATH}/{}", crate::support::client::id(&listed[0]));
+    let finished = service.landlord().get(&one).await;
+    assert_eq!(finished.expect(200).json()["plan"], "pro");
+
+    let made = service.landlord().post_once(PATH, &key, &body).await;
+    assert!(made.expect(201).is_replayed());
+    let tenant = service
+        .client(made.text("api_key"))
+        .of_tenant(made.text("id"));
+    tenant.issue("First").await;
+    everything_agrees(&service, &tenant).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_in_the_middle_of_provisioning_leave_no_tenant_half_made() {
+    let mut service = Service::start();
+    let mut asked = Vec::new();
+    for round in 0..6_u32 {
+        let landlord = service.landlord();
+        let requests: Vec<_> = (0..8)
+            .map(|_| {
+                let slug = unique("kill");
+                let body = json!({ "name": "Killed", "slug": slug.clone(), "plan": "free" });
+                (slug, body)
+            })
+            .collect();
+        let asking: Vec<_> = requests
+            .iter()
+            .map(|(key, body)| {
+                let request = landlord.command(reqwest::Method::POST, PATH, key, body);
+                tokio::spawn(crate::support::client::try_send(request))
+            })
+            .collect();
+        // In the middle of it: later each round.
+        let made =
+            async { while landlord.all(PATH).await.len() <= asked.len() + round as usize {} };
+        made.await;
+        service.kill();
+        futures::future::join_all(asking).await;
+        asked.extend(requests);
+        service.restart();
+        for (key, body) in &asked[asked.len() - 8..] {
+            let made = service.landlord().post_once(PATH, key, body).await;
+            let tenant = service
+                .client(made.expect(201).text("api_key"))
+                .of_tenant(made.text("id"));
+            tenant.issue("First").await;
+            everything_agrees(&service, &tenant).await;
+        }
+    }
+    assert_eq!(service.landlord().all(PATH).await.len(), asked.len());
+}

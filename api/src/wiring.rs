@@ -149,14 +149,17 @@ impl Service {
         })
     }
 
-    /// Finishes tenants that a crash left half made, and starts subscribers and timer.
+    /// Starts subscribers and timer, and finishes tenants that a crash left half made.
     pub async fn start(&self) {
         let tenants = self.application.directory.all();
-        for tenant in tenants.iter().filter(|tenant| !tenant.ready) {
-            self.finish_provisioning(tenant).await;
-        }
-        let ready = tenants.iter().map(|tenant| tenant.id).collect();
+        let (ready, half_made): (Vec<_>, Vec<_>) =
+            tenants.into_iter().partition(|tenant| tenant.ready);
+        // First the subscribers: a store rings once when it is opened, and they must hear it.
+        let ready = ready.iter().map(|tenant| tenant.id).collect();
         self.application.subscribers.start(ready);
+        for tenant in half_made {
+            self.finish_provisioning(&tenant).await;
+        }
         let timer = run_timer(Arc::clone(&self.application), self.stop.clone());
         self.tasks.spawn(timer);
         self.tasks.close();

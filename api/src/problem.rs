@@ -153,6 +153,7 @@ impl Problem {
     /// Fields of the body cannot be.
     pub fn validation(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
+            [one] if one.field.is_empty() => one.detail.to_string(),
             [one] => format!("{}: {}", one.field, one.detail),
             many => format!("{} fields are not valid", many.len()),
         };

@@ -6,7 +6,7 @@ use application::scope::{Command, Role, Scope};
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use domain::text::Reason;
 use http_body_util::BodyExt;
@@ -163,6 +163,15 @@ fn parse<B: DeserializeOwned>(headers: &HeaderMap, text: &[u8]) -> Result<B, Pro
             "the body must be application/json",
         ));
     }
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity")
+    {
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "the body must be sent as it is, without Content-Encoding",
+        ));
+    }
     from_json(text)
 }
 
@@ -179,22 +188,22 @@ fn is_json(value: &axum::http::HeaderValue) -> bool {
 
 fn from_json<B: DeserializeOwned>(text: &[u8]) -> Result<B, Problem> {
     // Serde would take a list of the fields' values for the object.
-    let is_list = text.trim_ascii_start().first() == Some(&b'[');
+    let is_object = text.trim_ascii_start().first() == Some(&b'{');
     match serde_json::from_slice(text) {
-        Ok(body) if !is_list => Ok(body),
-        Ok(_) | Err(_) => Err(what_is_wrong::<B>(text, is_list)),
+        Ok(body) if is_object => Ok(body),
+        Ok(_) | Err(_) => Err(what_is_wrong::<B>(text, is_object)),
     }
 }
 
 /// Looks again, for the place and the kind of what is wrong; that costs, so only now.
-fn what_is_wrong<B: DeserializeOwned>(text: &[u8], is_list: bool) -> Problem {
+fn what_is_wrong<B: DeserializeOwned>(text: &[u8], is_object: bool) -> Problem {
     if std::str::from_utf8(text).is_err() {
         return Problem::new(Code::MalformedJson, "the body is not UTF-8");
     }
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
         return malformed(&error);
     }
-    if is_list {
+    if !is_object {
         let error = FieldError::new("", "wrong_type", "the body must be an object");
         return Problem::validation(vec![error]);
     }
@@ -222,6 +231,8 @@ fn malformed(error: &serde_json::Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -256,8 +267,10 @@ mod tests {
                 "holder.name",
                 "duplicate",
             ),
+            (r#"{"holder":3}"#, "holder", "wrong_type"),
             ("[]", "", "wrong_type"),
             ("3", "", "wrong_type"),
+            ("null", "", "wrong_type"),
         ] {
             let problem = from_json::<Outer>(text.as_bytes()).expect_err(text);
             assert_eq!(problem.code(), Code::ValidationFailed, "{text}");
@@ -267,7 +280,28 @@ mod tests {
                 (field, code),
                 "{text}: {error:?}"
             );
+            assert!(!error.detail.contains("struct"), "{text}: {error:?}");
+            if field.is_empty() {
+                assert_eq!(
+                    problem.body().detail,
+                    "the body must be an object",
+                    "{text}"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn a_body_that_is_encoded_is_not_read() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut with = |coding| {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+            parse::<Why>(&headers, b"{}")
+        };
+        assert!(with("identity").is_ok());
+        let problem = with("gzip").expect_err("a coding");
+        assert_eq!(problem.code(), Code::UnsupportedMediaType);
     }
 
     #[test]
@@ -289,7 +323,7 @@ mod tests {
 
     #[test]
     fn json_has_its_media_types() {
-        let json = |text: &'static str| is_json(&axum::http::HeaderValue::from_static(text));
+        let json = |text: &'static str| is_json(&HeaderValue::from_static(text));
         assert!(json("application/json"));
         assert!(json("Application/JSON; charset=utf-8"));
         assert!(json("application/merge+json"));

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use domain::catalogue::InvalidKey;
 use domain::ids::InvalidSlug;
 use domain::text::InvalidText;
@@ -77,16 +77,18 @@ impl Fields {
         }
     }
 
-    /// The field's RFC 3339 time, in UTC, to the microsecond that the stores keep.
+    /// The field's RFC 3339 time, in UTC, as the stores keep it: to the microsecond, a leap second
+    /// as the one after it, the year of four digits.
     pub fn time(&mut self, field: &'static str, text: &str) -> Option<DateTime<Utc>> {
-        match DateTime::parse_from_rfc3339(text) {
-            Ok(time) => Some(time.with_timezone(&Utc).trunc_subsecs(6)),
-            Err(_) => {
-                let detail = "must be an RFC 3339 time, like 2027-01-31T12:00:00Z";
-                self.note(field, "invalid_time", detail);
-                None
-            }
+        let time = DateTime::parse_from_rfc3339(text)
+            .ok()
+            .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros()))
+            .filter(|time| (0..=9999).contains(&time.year()));
+        if time.is_none() {
+            let detail = "must be an RFC 3339 time, like 2027-01-31T12:00:00Z";
+            self.note(field, "invalid_time", detail);
         }
+        time
     }
 
     /// As [`Self::time`], of a field that may be absent.
@@ -167,5 +169,39 @@ pub fn of_serde(path: &serde_path_to_error::Path, message: &str) -> FieldError {
     } else {
         (path, "invalid")
     };
-    FieldError::new(field, code, message.to_owned())
+    // The names of this program's types mean nothing to its clients.
+    let detail = match message.split_once(", expected struct ") {
+        Some((found, _)) => format!("{found}, expected an object"),
+        None => message.to_owned(),
+    };
+    FieldError::new(field, code, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_one_that_the_stores_keep_and_answers_can_show() {
+        let read = |text: &str| {
+            let mut fields = Fields::default();
+            let time = fields.time("expires_at", text);
+            fields.finish(time).ok().map(|time| time.to_rfc3339())
+        };
+        let read_as = |text: &str, kept: &str| assert_eq!(read(text).as_deref(), Some(kept));
+        read_as("2027-01-31T12:00:00+02:00", "2027-01-31T10:00:00+00:00");
+        read_as(
+            "2027-01-31T12:00:00.1234567Z",
+            "2027-01-31T12:00:00.123456+00:00",
+        );
+        read_as("2027-06-30T23:59:60Z", "2027-07-01T00:00:00+00:00");
+        for bad in [
+            "9999-12-31T23:59:60Z",
+            "+10000-01-01T00:00:00Z",
+            "2027-01-31",
+            "",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 }

@@ -59,7 +59,8 @@ pub fn idempotency(
 ///
 /// `invalid_header` unless it is one entity tag or `*`.
 pub fn if_match(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
-    let Some(value) = headers.get(IF_MATCH) else {
+    let mut values = headers.get_all(IF_MATCH).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
     let refuse = || {
@@ -68,6 +69,9 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
             "If-Match must be one entity tag, like \"3\", or *",
         )
     };
+    if values.next().is_some() {
+        return Err(refuse());
+    }
     let text = value.to_str().map_err(|_| refuse())?.trim();
     if text == "*" {
         return Ok(None);
@@ -118,6 +122,9 @@ mod tests {
         for bad in ["3", "\"3", "\"3\", \"4\"", ""] {
             assert!(read(bad).is_err(), "{bad}");
         }
+        let mut twice = with("if-match", "\"3\"");
+        twice.append(IF_MATCH, HeaderValue::from_static("\"4\""));
+        assert!(if_match(&twice).is_err(), "two headers are two tags");
     }
 
     #[test]

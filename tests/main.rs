@@ -15,6 +15,7 @@ mod tenants;
 
 mod quota;
 
+mod maintenance;
 mod process;
 
 mod crash;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use application::error::causes;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -221,7 +222,7 @@ fn log(
         return event!(debug, "answered");
     };
     let code = problem.code();
-    let cause = problem.source().map(causes);
+    let cause = problem.source().map(|source| causes(source));
     match code.status() {
         StatusCode::INTERNAL_SERVER_ERROR => event!(error, code = code.as_str(), cause, "failed"),
         StatusCode::SERVICE_UNAVAILABLE => {
@@ -229,16 +230,4 @@ fn log(
         }
         _ => event!(debug, code = code.as_str(), "refused"),
     }
-}
-
-/// An error with its causes, on one line.
-fn causes(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -30,6 +30,7 @@ pub mod scope;
 pub mod config;
 pub mod demo;
 pub mod first_minutes;
+pub mod maintenance;
 pub mod server;
 pub mod verify;
 pub mod wiring;

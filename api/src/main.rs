@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use api::config::{CommandLine, Config, LogFormat, Role, Stop};
+use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::Service;
 use api::{Api, demo, docs, first_minutes, server, verify};
@@ -104,40 +105,29 @@ fn api_of(service: &Service, config: &Config, address: std::net::SocketAddr) -> 
 
 async fn migrate(line: &CommandLine) -> anyhow::Result<()> {
     let service = open(line).await?;
-    let tenants = service.application.directory.all();
-    for tenant in tenants.iter().filter(|tenant| tenant.ready) {
-        // Opening brings the schema up to date.
-        let opened = service.application.stores.open(tenant.id).await;
-        opened.with_context(|| format!("tenant {}", tenant.id))?;
-    }
+    let done = maintenance::migrate(&service.application, &Terminal).await;
     service.stop().await;
-    print(&format!(
-        "up to date: the landlord and {} tenants\n",
-        tenants.len()
-    ));
-    Ok(())
+    Ok(done?)
 }
 
 async fn rebuild(line: &CommandLine, view: &str, tenant: Option<TenantId>) -> anyhow::Result<()> {
     let service = open(line).await?;
-    let application = &service.application;
-    anyhow::ensure!(
-        application.subscribers.knows(view),
-        "there is no view {view}; there are cards and landlord"
-    );
-    let tenants = match tenant {
-        Some(id) => vec![application.directory.get(id).context("no such tenant")?],
-        None => application.directory.all(),
-    };
-    for tenant in tenants.iter().filter(|tenant| tenant.ready) {
-        let rebuilt = application.subscribers.rebuild(view, tenant.id, &|_| {});
-        let position = rebuilt
-            .await
-            .with_context(|| format!("tenant {}", tenant.id))?;
-        print(&format!("{view} of {}: position {position}\n", tenant.id));
-    }
+    let done = maintenance::rebuild(&service.application, view, tenant, &Terminal).await;
     service.stop().await;
-    Ok(())
+    Ok(done?)
+}
+
+/// Results on standard output, everything else on standard error.
+struct Terminal;
+
+impl Teller for Terminal {
+    fn done(&self, line: &str) {
+        print(&format!("{line}\n"));
+    }
+
+    fn note(&self, line: &str) {
+        eprintln!("digital-card: {line}");
+    }
 }
 
 fn check(file: &Path) -> anyhow::Result<()> {

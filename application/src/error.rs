@@ -98,6 +98,22 @@ pub enum Refusal {
     SlugTaken,
 }
 
+/// An error with its causes, on one line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // An error that passes another one through says the same.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 impl Error {
     /// The append's own error, said of a tenant.
     pub fn of_append(tenant: TenantId, error: AppendError) -> Self {

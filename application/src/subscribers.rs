@@ -113,6 +113,7 @@ impl Subscribers {
         self.tasks.spawn(catch_up(
             Arc::clone(&self.stores),
             tenants,
+            self.doorbell.clone(),
             self.stop.clone(),
         ));
         let lines: Vec<_> = self.lines.values().cloned().collect();
@@ -252,13 +253,21 @@ impl Line {
     }
 }
 
-/// Opens every store once, so that what happened before a crash is handled after it.
-async fn catch_up(stores: Arc<dyn TenantStores>, tenants: Vec<TenantId>, stop: CancellationToken) {
+/// Opens every store once, so that what happened before a crash is handled after it. For one that
+/// cannot be opened it rings all the same: the subscribers keep trying, and show that they are
+/// behind.
+async fn catch_up(
+    stores: Arc<dyn TenantStores>,
+    tenants: Vec<TenantId>,
+    doorbell: Doorbell,
+    stop: CancellationToken,
+) {
     let opened = stream::iter(tenants).for_each_concurrent(CATCH_UP_AT_A_TIME, |tenant| {
-        let stores = Arc::clone(&stores);
+        let (stores, doorbell) = (Arc::clone(&stores), doorbell.clone());
         async move {
             if let Err(error) = stores.open(tenant).await {
                 tracing::error!(%tenant, error = &error as &dyn std::error::Error, "cannot open the store to catch up");
+                doorbell.ring(tenant, 0);
             }
         }
     });

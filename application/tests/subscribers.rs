@@ -3,7 +3,7 @@
 //! The ledger here is a list and the subscriber a script, because no real one fails on command.
 //! Time is tokio's paused clock, so pauses between tries take none.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use application::cards::{Card, CardFilter, CardPage};
@@ -109,6 +109,26 @@ async fn a_ring_for_a_position_that_never_comes_does_not_keep_it_busy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_opened_is_behind_until_it_can() {
+    let house = House::before_start(vec![]);
+    house.append(3);
+    house.stores.shut(true);
+    house.subscribers.start(vec![house.store.tenant]);
+    house.until(FollowerState::Retrying).await;
+    let progress = house.progress();
+    assert_eq!(progress.checkpoint, None);
+    assert!(progress.behind_since.is_some(), "{progress:?}");
+    assert_eq!(progress.last_error.as_deref(), Some("scripted shutter"));
+
+    house.stores.shut(false);
+    while house.handled().is_empty() {
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    }
+    house.reached(3).await.expect("caught up");
+    assert_eq!(house.progress().behind_since, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn unknown_names_are_refused() {
     let house = House::new(vec![]);
     assert!(matches!(
@@ -139,6 +159,7 @@ struct House {
     store: Arc<TenantStore>,
     ledger: Arc<ListLedger>,
     script: Arc<Script>,
+    stores: Arc<OneStore>,
     doorbell: Doorbell,
     subscribers: Subscribers,
 }
@@ -166,11 +187,12 @@ impl House {
         let stores = Arc::new(OneStore {
             store: Arc::clone(&store),
             doorbell: doorbell.clone(),
+            shut: AtomicBool::new(false),
         });
         let clock: Arc<dyn Clock> = Arc::new(Epoch);
         let subscribers = Subscribers::new(
             vec![Arc::<Script>::clone(&script)],
-            stores,
+            Arc::<OneStore>::clone(&stores),
             &clock,
             doorbell.clone(),
         );
@@ -178,6 +200,7 @@ impl House {
             store,
             ledger,
             script,
+            stores,
             doorbell,
             subscribers,
         }
@@ -320,11 +343,21 @@ impl Ledger for ListLedger {
 struct OneStore {
     store: Arc<TenantStore>,
     doorbell: Doorbell,
+    shut: AtomicBool,
+}
+
+impl OneStore {
+    fn shut(&self, shut: bool) {
+        self.shut.store(shut, Ordering::SeqCst);
+    }
 }
 
 #[async_trait]
 impl TenantStores for OneStore {
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
+        if self.shut.load(Ordering::SeqCst) {
+            return Err(Unavailable::new("scripted shutter"));
+        }
         self.doorbell
             .ring(tenant, self.store.ledger.head().position);
         Ok(Arc::clone(&self.store))

@@ -11,6 +11,7 @@ use metrics::{counter, histogram};
 use tokio::sync::watch;
 
 use super::Line;
+use crate::error::causes;
 use crate::ports::HandlerError;
 
 /// How many events are handed over at a time.
@@ -47,7 +48,8 @@ pub struct Progress {
     pub checkpoint: Option<Position>,
     /// The newest position it has heard of.
     pub head: Position,
-    /// When the oldest event that it has not handled was recorded.
+    /// When the oldest event that it has not handled was recorded; if it cannot even read the
+    /// ledger, when it first tried.
     pub behind_since: Option<DateTime<Utc>>,
     /// Why it last failed, until it succeeds.
     pub last_error: Option<String>,
@@ -137,6 +139,11 @@ impl Follower {
         done
     }
 
+    /// Something is not handled, since `time` at the latest.
+    fn behind_since(&self, time: DateTime<Utc>) {
+        self.lock().behind_since.get_or_insert(time);
+    }
+
     fn enter(&self, state: FollowerState, error: Option<String>) {
         let mut progress = self.lock();
         progress.state = state;
@@ -176,8 +183,9 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
         let subscriber = line.subscriber.name();
         counter!("subscriber_failures_total", "subscriber" => subscriber).increment(1);
         failures += 1;
+        follower.behind_since(line.clock.now());
         let final_failure = matches!(error, HandlerError::Failed(_)) && failures >= ATTEMPTS_MAX;
-        let text = chain(&error);
+        let text = causes(&error);
         if final_failure {
             tracing::error!(subscriber, %tenant, error = text, "stopped: resume it by command");
             return follower.enter(FollowerState::Stopped, Some(text));
@@ -235,16 +243,4 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
     Ok(Step::Handled {
         events: events.len(),
     })
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,0 +1,132 @@
+//! What the command line does to a stopped service's stores: bring schemas up to date, build read
+//! models anew.
+//!
+//! One broken store is no reason to leave the others as they are: each failure is told with its
+//! tenant, the rest goes on, and the end says how many failed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use application::Application;
+use application::error::Error;
+use application::tenants::Tenant;
+use domain::ids::{Position, TenantId};
+
+/// After how many events a rebuild says how far it is.
+const PROGRESS_EVENTS: u64 = 100_000;
+
+/// Why not everything was done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// There is no such read model.
+    #[error("there is no view {0}; there are cards and landlord")]
+    UnknownView(String),
+    /// There is no such tenant.
+    #[error("there is no tenant {0}")]
+    UnknownTenant(TenantId),
+    /// It failed for some tenants; each was told when it happened.
+    #[error("{failed} of {total} tenants failed")]
+    Tenants {
+        /// For how many.
+        failed: usize,
+        /// Of how many.
+        total: usize,
+    },
+}
+
+/// What is told while the work goes on.
+pub trait Teller: Sync {
+    /// Something was done.
+    fn done(&self, line: &str);
+    /// Something goes on, or failed.
+    fn note(&self, line: &str);
+}
+
+/// Opens every tenant's store once, which brings its schema up to date.
+///
+/// # Errors
+///
+/// [`Failed::Tenants`].
+pub async fn migrate(application: &Application, teller: &dyn Teller) -> Result<(), Failed> {
+    let tenants = oldest_first(application);
+    let total = tenants.len();
+    for_each(tenants, teller, async |tenant| {
+        application.stores.open(tenant.id).await?;
+        Ok(())
+    })
+    .await?;
+    teller.done(&format!("up to date: the landlord and {total} tenants"));
+    Ok(())
+}
+
+/// Builds the read model `view` anew: of one tenant, or of all.
+///
+/// # Errors
+///
+/// [`Failed`].
+pub async fn rebuild(
+    application: &Application,
+    view: &str,
+    tenant: Option<TenantId>,
+    teller: &dyn Teller,
+) -> Result<(), Failed> {
+    if !application.subscribers.knows(view) {
+        return Err(Failed::UnknownView(view.to_owned()));
+    }
+    let tenants = match tenant {
+        Some(id) => vec![
+            application
+                .directory
+                .get(id)
+                .ok_or(Failed::UnknownTenant(id))?,
+        ],
+        None => oldest_first(application),
+    };
+    for_each(tenants, teller, async |tenant| {
+        let told = AtomicU64::new(0);
+        let progress = |position: Position| {
+            let step = position / PROGRESS_EVENTS;
+            if told.fetch_max(step, Ordering::Relaxed) < step {
+                teller.note(&format!("{view} of {}: at position {position}", tenant.id));
+            }
+        };
+        let rebuilt = application.subscribers.rebuild(view, tenant.id, &progress);
+        let position = rebuilt.await?;
+        teller.done(&format!("{view} of {}: position {position}", tenant.id));
+        Ok(())
+    })
+    .await
+}
+
+fn oldest_first(application: &Application) -> Vec<Arc<Tenant>> {
+    let mut tenants = application.directory.all();
+    tenants.sort_by_key(|tenant| tenant.id);
+    tenants
+}
+
+async fn for_each(
+    tenants: Vec<Arc<Tenant>>,
+    teller: &dyn Teller,
+    work: impl AsyncFn(&Tenant) -> Result<(), Error>,
+) -> Result<(), Failed> {
+    let (mut failed, total) = (0, tenants.len());
+    for tenant in tenants {
+        if !tenant.ready {
+            failed += 1;
+            let id = tenant.id;
+            teller.note(&format!(
+                "tenant {id}: half made; the next `serve` finishes it"
+            ));
+            continue;
+        }
+        if let Err(error) = work(&tenant).await {
+            failed += 1;
+            let causes = application::error::causes(&error);
+            teller.note(&format!("tenant {}: {causes}", tenant.id));
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(Failed::Tenants { failed, total }),
+    }
+}

@@ -239,6 +239,8 @@ async fn a_query_that_cannot_be_is_400() {
         "at_least=-1",
         "at_least=x",
         "colour=red",
+        "q=%00",
+        "q=a%0Ab",
         "limit=5&limit=6",
     ] {
         let answer = tenant.get(&format!("/v1/cards?{query}")).await;

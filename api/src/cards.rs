@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Api;
 use crate::answer::{Json, Page, etag};
-use crate::extract::{Fields, InPath, InQuery, cursor, headers, page_items};
+use crate::extract::{Fields, InPath, InQuery, cursor, headers, page_items, searched};
 use crate::problem::Problem;
 use crate::scope::Caller;
 
@@ -261,7 +261,7 @@ impl CardQuery {
         let tier: Option<Option<Tier>> = fields.optional_text("tier", self.tier);
         Ok(CardFilter {
             status: self.status.map(Status::from),
-            q: self.q.filter(|q| !q.is_empty()),
+            q: searched(self.q)?,
             tier: fields.finish_query(tier)?,
             sort: self.sort.unwrap_or(CardSort::IssuedAt),
             after: None,

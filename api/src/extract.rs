@@ -79,6 +79,24 @@ pub fn page_items(limit: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
+/// The part of a word that a list is searched for; an empty one is none.
+///
+/// # Errors
+///
+/// `invalid_query` if it has control characters: nothing that is kept has, and the store would
+/// take a NUL for the end of the text, which is found everywhere.
+pub fn searched(q: Option<String>) -> Result<Option<String>, Problem> {
+    let q = q.filter(|q| !q.is_empty());
+    match q.as_ref().is_some_and(|q| q.chars().any(char::is_control)) {
+        false => Ok(q),
+        true => Err(Problem::invalid_query(FieldError::new(
+            "q",
+            "control_character",
+            "must not hold control characters",
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;

@@ -20,7 +20,7 @@ use crate::answer::{Commanded, Json, Page};
 use crate::cards::Fresh;
 use crate::entitlements::{EntitlementBody, StandingBody, UsageBody, features};
 use crate::extract::body::reason;
-use crate::extract::{Ask, Fields, InPath, InQuery, cursor, page_items};
+use crate::extract::{Ask, Fields, InPath, InQuery, cursor, page_items, searched};
 use crate::problem::Problem;
 use crate::scope::{Caller, CallerSeed};
 
@@ -153,7 +153,7 @@ pub async fn list_tenants(
     let plan: Option<Option<PlanKey>> = fields.optional_text("plan", query.plan.clone());
     let filter = TenantFilter {
         plan: fields.finish_query(plan)?,
-        q: query.q.clone().filter(|q| !q.is_empty()),
+        q: searched(query.q.clone())?,
         after,
         limit: page_items(query.limit)?,
     };

@@ -258,6 +258,17 @@ impl Exchange<'_> {
     pub fn done(mut self) {
         self.over = true;
     }
+
+    /// Ends it without an effect.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says; the connection is opened anew then.
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        sqlx::query("rollback").execute(self.connection()).await?;
+        self.done();
+        Ok(())
+    }
 }
 
 impl Drop for Exchange<'_> {

@@ -1,7 +1,7 @@
 //! What the landlord sees of its tenants: subscription, usage, and when each next needs attention.
 //!
 //! One row a tenant in the landlord's database, and the row is its own checkpoint. It is written
-//! replayably (see [`begin_replayable`]): a power loss takes the row back as a whole, position
+//! replayably (see [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): a power loss takes the row back as a whole, position
 //! and all, and the subscriber folds again what the tenant's ledger has kept. So a hundred busy
 //! tenants do not wait for the disk behind each other. Each handler has up to a whole batch of
 //! its tenant's events, which is all the grouping that is needed.
@@ -21,13 +21,11 @@ use domain::ids::{Position, TenantId};
 use tokio::sync::Notify;
 
 use self::overview::Overview;
-use crate::database::{Database, begin_replayable, unavailable};
+use crate::database::{Database, unavailable};
 use crate::landlord::THE_DATABASE;
 
 /// How many events of a tenant are read at a time when its row is built anew.
 const PAGE_EVENTS: usize = 4096;
-/// How often a row that another node is changing too is folded anew.
-const ATTEMPTS_MAX: usize = 5;
 
 /// The landlord's read models: [`Subscriber`], [`application::ports::LandlordView`] and
 /// [`application::ports::Agenda`] over the same rows.
@@ -46,44 +44,39 @@ impl LandlordReadModel {
         }
     }
 
-    /// Folds the events after the row's position into it; `None` if the row moved meanwhile.
+    /// Folds the events after the row's position into it.
     async fn fold(
         &self,
         tenant: TenantId,
         events: &[Arc<RecordedEvent>],
-    ) -> Result<Option<Position>, HandlerError> {
-        let mut writer = self.database.writer().await.map_err(failed)?;
-        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-        let before = overview::load(&mut transaction, tenant)
+    ) -> Result<Position, HandlerError> {
+        let mut exchange = self.database.exchange().await.map_err(failed)?;
+        let before = overview::begin(&mut exchange, tenant)
             .await
             .map_err(failed)?;
         let mut after = before.clone().unwrap_or_default();
-        after.fold(events)?;
-        if before.as_ref() == Some(&after) {
-            return Ok(Some(after.position));
+        let folded = after.fold(events);
+        if folded.is_err() || before.as_ref() == Some(&after) {
+            exchange.rollback().await.map_err(failed)?;
+            return folded.map(|()| after.position);
         }
-        if !overview::store(&mut transaction, tenant, before.as_ref(), &after)
+        overview::commit(exchange, tenant, &after)
             .await
-            .map_err(failed)?
-        {
-            return Ok(None);
-        }
-        transaction.commit().await.map_err(failed)?;
+            .map_err(failed)?;
         self.announce(before.as_ref(), &after);
-        Ok(Some(after.position))
+        Ok(after.position)
     }
 
     /// Puts a row that was folded from the first event in place of the one in use, after folding
-    /// what that one has seen since; `None` if it moved meanwhile.
+    /// what that one has seen since.
     async fn swap(
         &self,
         tenant: TenantId,
         ledger: &dyn Ledger,
-        anew: &mut Overview,
-    ) -> Result<Option<Position>, HandlerError> {
-        let mut writer = self.database.writer().await.map_err(failed)?;
-        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-        let before = overview::load(&mut transaction, tenant)
+        mut anew: Overview,
+    ) -> Result<Position, HandlerError> {
+        let mut exchange = self.database.exchange().await.map_err(failed)?;
+        let before = overview::begin(&mut exchange, tenant)
             .await
             .map_err(failed)?;
         let reached = before.as_ref().map_or(0, |row| row.position);
@@ -97,15 +90,11 @@ impl LandlordReadModel {
             }
             anew.fold(&events)?;
         }
-        if !overview::store(&mut transaction, tenant, before.as_ref(), anew)
+        overview::commit(exchange, tenant, &anew)
             .await
-            .map_err(failed)?
-        {
-            return Ok(None);
-        }
-        transaction.commit().await.map_err(failed)?;
-        self.announce(before.as_ref(), anew);
-        Ok(Some(anew.position))
+            .map_err(failed)?;
+        self.announce(before.as_ref(), &anew);
+        Ok(anew.position)
     }
 
     fn announce(&self, before: Option<&Overview>, after: &Overview) {
@@ -137,12 +126,7 @@ impl Subscriber for LandlordReadModel {
         tenant: &TenantStore,
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
-        for _ in 0..ATTEMPTS_MAX {
-            if let Some(position) = self.fold(tenant.tenant, events).await? {
-                return Ok(position);
-            }
-        }
-        Err(Unavailable::new("the tenant's row, which others are changing too").into())
+        self.fold(tenant.tenant, events).await
     }
 
     async fn rebuild(
@@ -154,9 +138,8 @@ impl Subscriber for LandlordReadModel {
         let mut anew = Overview::default();
         loop {
             let events = ledger.read(anew.position, PAGE_EVENTS).await?;
-            if events.is_empty()
-                && let Some(position) = self.swap(tenant.tenant, ledger, &mut anew).await?
-            {
+            if events.is_empty() {
+                let position = self.swap(tenant.tenant, ledger, anew).await?;
                 progress(position);
                 return Ok(position);
             }

@@ -7,6 +7,7 @@ mod agenda;
 mod cards;
 mod cards_list;
 mod cards_rebuild;
+mod exchange;
 mod overviews;
 mod records;
 

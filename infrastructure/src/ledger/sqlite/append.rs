@@ -142,12 +142,8 @@ impl Transaction for SqliteAppend<'_> {
         Ok(())
     }
 
-    async fn rollback(mut self) -> Result<(), StoreError> {
-        sqlx::query("rollback")
-            .execute(self.exchange.connection())
-            .await?;
-        self.exchange.done();
-        Ok(())
+    async fn rollback(self) -> Result<(), StoreError> {
+        Ok(self.exchange.rollback().await?)
     }
 }
 

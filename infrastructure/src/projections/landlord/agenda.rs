@@ -14,7 +14,7 @@ use domain::ids::{Position, TenantId};
 
 use super::LandlordReadModel;
 use super::overview::{self, Overview, earlier};
-use crate::database::{begin_replayable, unavailable};
+use crate::database::unavailable;
 use crate::landlord::THE_DATABASE;
 use crate::projections::row;
 
@@ -59,14 +59,12 @@ impl LandlordReadModel {
         as_of: Position,
         next: Option<i64>,
     ) -> Result<(), sqlx::Error> {
-        let mut writer = self.database.writer().await?;
-        let mut transaction = begin_replayable(&mut writer).await?;
-        let Some(before) = overview::load(&mut transaction, tenant).await? else {
-            return Ok(());
+        let mut exchange = self.database.exchange().await?;
+        let Some(before) = overview::begin(&mut exchange, tenant).await? else {
+            return exchange.rollback().await;
         };
         let after = before.clone().looked(as_of, next);
-        overview::store(&mut transaction, tenant, Some(&before), &after).await?;
-        transaction.commit().await?;
+        overview::commit(exchange, tenant, &after).await?;
         self.announce(Some(&before), &after);
         Ok(())
     }

@@ -8,8 +8,9 @@ use domain::event::Event;
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
-use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use sqlx::{Row, SqlitePool};
 
+use crate::database::{BEGIN_REPLAYABLE, Exchange};
 use crate::projections::{following, row};
 
 /// What is known of a tenant at a position of its ledger. Times in microseconds.
@@ -77,18 +78,21 @@ pub async fn position(readers: &SqlitePool, tenant: TenantId) -> Result<Position
     found.map_or(Ok(0), row::position)
 }
 
-/// The tenant's row.
-pub async fn load(
-    transaction: &mut Transaction<'_, Sqlite>,
+/// Begins, and loads the tenant's row, which nobody else moves until the exchange is over.
+pub async fn begin(
+    exchange: &mut Exchange<'_>,
     tenant: TenantId,
 ) -> Result<Option<Overview>, sqlx::Error> {
-    let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since \
-               from tenant_overviews where tenant_id = $1";
-    let found = sqlx::query(sql)
+    let sql = format!(
+        "{BEGIN_REPLAYABLE}select position, subscription, usage, next_due_at, recent_due_at, \
+         recent_since from tenant_overviews where tenant_id = ?"
+    );
+    let found = sqlx::query(&sql)
         .bind(tenant.to_string())
-        .fetch_optional(&mut **transaction)
+        .fetch_all(exchange.connection())
         .await?;
     found
+        .first()
         .map(|found| {
             Ok(Overview {
                 position: row::position(found.try_get(0)?)?,
@@ -102,23 +106,21 @@ pub async fn load(
         .transpose()
 }
 
-/// Puts the row in the place of the one that was loaded; `false` if that has moved meanwhile.
-pub async fn store(
-    transaction: &mut Transaction<'_, Sqlite>,
+/// Puts the row in the place of the one that was loaded, and commits.
+pub async fn commit(
+    mut exchange: Exchange<'_>,
     tenant: TenantId,
-    before: Option<&Overview>,
     after: &Overview,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let sql = "insert into tenant_overviews (tenant_id, position, plan, subscription, usage, \
-               next_due_at, recent_due_at, recent_since) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8) \
+               next_due_at, recent_due_at, recent_since) values (?, ?, ?, ?, ?, ?, ?, ?) \
                on conflict (tenant_id) do update set position = excluded.position, \
                plan = excluded.plan, subscription = excluded.subscription, \
                usage = excluded.usage, next_due_at = excluded.next_due_at, \
-               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since \
-               where tenant_overviews.position = $9";
+               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since; \
+               commit";
     let plan = after.subscription.terms().map(|terms| &terms.plan.key);
-    let stored = sqlx::query(sql)
+    sqlx::query(sql)
         .bind(tenant.to_string())
         .bind(row::column(after.position))
         .bind(plan.map(|plan| plan.as_str()))
@@ -127,8 +129,8 @@ pub async fn store(
         .bind(after.next_due_at)
         .bind(after.recent_due_at)
         .bind(row::column(after.recent_since))
-        .bind(before.map(|row| row::column(row.position)))
-        .execute(&mut **transaction)
+        .execute(exchange.connection())
         .await?;
-    Ok(stored.rows_affected() > 0)
+    exchange.done();
+    Ok(())
 }

@@ -3,12 +3,13 @@
 //!
 //! Rows and checkpoint move in one transaction on the file's one writing connection, so handling
 //! the same events twice has the effect of once. That transaction is replayable (see
-//! [`begin_replayable`]): the ledger's next commit makes it durable, and a power loss before that
+//! [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): the ledger's next commit makes it durable, and a power loss before that
 //! takes back rows and checkpoint together. The ledger's writer waits for the same connection, so
 //! what is done under it is kept short: few statements, each for many rows.
 
 mod fold;
 mod list;
+mod live;
 mod rebuild;
 mod rows;
 mod table;
@@ -23,11 +24,9 @@ use application::subscribers::CARDS;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{CardId, Position, TenantId};
-use sqlx::{Sqlite, Transaction};
 
 use self::table::Table;
-use crate::database::{Database, begin, begin_replayable, unavailable};
-use crate::projections::following;
+use crate::database::{Database, begin, unavailable};
 
 const THE_STORE: &str = "the tenant's store";
 
@@ -124,14 +123,7 @@ impl Subscriber for CardsProjection {
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
         let database = self.databases.database(tenant.tenant).await?;
-        let mut writer = database.writer().await.map_err(failed)?;
-        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-        let before = reached(&mut transaction, Table::Live).await?;
-        let position = apply(&mut transaction, Table::Live, before, events).await?;
-        if position > before {
-            transaction.commit().await.map_err(failed)?;
-        }
-        Ok(position)
+        live::advance(&database, events).await
     }
 
     async fn rebuild(
@@ -141,49 +133,6 @@ impl Subscriber for CardsProjection {
     ) -> Result<Position, HandlerError> {
         let database = self.databases.database(tenant.tenant).await?;
         rebuild::rebuild(&database, tenant.ledger.as_ref(), progress).await
-    }
-}
-
-/// Up to where a table has the ledger.
-async fn reached(
-    transaction: &mut Transaction<'_, Sqlite>,
-    table: Table,
-) -> Result<Position, HandlerError> {
-    let checkpoint = table::checkpoint(&mut **transaction, table)
-        .await
-        .map_err(failed)?;
-    checkpoint.ok_or_else(|| {
-        let checkpoint = table.checkpoint();
-        HandlerError::Failed(format!("there is no checkpoint {checkpoint}"))
-    })
-}
-
-/// Brings a table from its checkpoint to the last of the events; answers the new checkpoint.
-async fn apply(
-    transaction: &mut Transaction<'_, Sqlite>,
-    table: Table,
-    before: Position,
-    events: &[Arc<RecordedEvent>],
-) -> Result<Position, HandlerError> {
-    let events = following(events, before)?;
-    let Some(last) = events.last() else {
-        return Ok(before);
-    };
-    let position = last.stored.position;
-    let histories = fold::histories(events)?;
-    let known = rows::load(transaction, table, &fold::begun_before(&histories))
-        .await
-        .map_err(failed)?;
-    let changed = fold::fold(known, histories);
-    rows::store(transaction, table, changed)
-        .await
-        .map_err(failed)?;
-    let moved = table::advance(transaction, table, before, position)
-        .await
-        .map_err(failed)?;
-    match moved {
-        true => Ok(position),
-        false => Err(Unavailable::new("the checkpoint, which others are moving too").into()),
     }
 }
 

@@ -15,8 +15,9 @@ use domain::ids::Position;
 use sqlx::{Sqlite, Transaction};
 
 use super::table::{self, INDEXES, Table};
-use super::{apply, failed, reached};
+use super::{failed, fold, rows};
 use crate::database::{Database, begin_replayable};
+use crate::projections::following;
 
 /// How many events are folded a transaction: what the ledger's writer may have to wait for.
 const PAGE_EVENTS: usize = 1024;
@@ -92,8 +93,30 @@ async fn fill(
     let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
     still_ours(&mut transaction, generation).await?;
-    let position = apply(&mut transaction, Table::Next, before, events).await?;
+    let position = apply(&mut transaction, before, events).await?;
     transaction.commit().await.map_err(failed)?;
+    Ok(position)
+}
+
+/// Brings the new table from its checkpoint to the last of the events; answers the new checkpoint.
+async fn apply(
+    transaction: &mut Transaction<'_, Sqlite>,
+    before: Position,
+    events: &[Arc<RecordedEvent>],
+) -> Result<Position, HandlerError> {
+    let events = following(events, before)?;
+    let Some(last) = events.last() else {
+        return Ok(before);
+    };
+    let position = last.stored.position;
+    let histories = fold::histories(events)?;
+    let known = rows::load(transaction, Table::Next, &fold::begun_before(&histories))
+        .await
+        .map_err(failed)?;
+    rows::store_next(transaction, fold::fold(known, histories))
+        .await
+        .map_err(failed)?;
+    table::advance_next(transaction, before, position).await?;
     Ok(position)
 }
 
@@ -109,15 +132,15 @@ async fn finish(
     let mut writer = database.writer().await.map_err(failed)?;
     let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
     still_ours(&mut transaction, generation).await?;
-    let mut position = apply(&mut transaction, Table::Next, before, &page).await?;
+    let mut position = apply(&mut transaction, before, &page).await?;
     loop {
         let page = ledger.read(position, PAGE_EVENTS).await?;
         if page.is_empty() {
             break;
         }
-        position = apply(&mut transaction, Table::Next, position, &page).await?;
+        position = apply(&mut transaction, position, &page).await?;
     }
-    let live = reached(&mut transaction, Table::Live).await?;
+    let live = table::reached(&mut transaction, Table::Live).await?;
     if position < live {
         return Err(HandlerError::Failed(format!(
             "the ledger ends at {position}, the read model is at {live}"

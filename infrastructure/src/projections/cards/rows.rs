@@ -8,7 +8,7 @@ use domain::ids::CardId;
 use domain::text::HolderName;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Row, Sqlite, SqliteConnection};
 
 use super::table::Table;
 use crate::projections::{row, search};
@@ -32,92 +32,81 @@ pub const COLUMNS: [&str; 12] = [
 /// What is stored beside them to sort and search by.
 const DERIVED: [&str; 2] = ["name_sort", "search"];
 
-/// The most rows a statement writes or looks up. Numbers of rows are powers of two, so that
-/// there are few texts to prepare.
-const ROWS_MAX: usize = 64;
+/// The most rows a statement writes: 256 are 3,584 of the 32,766 variables that SQLite allows.
+pub const ROWS_MAX: usize = 256;
 
 /// The rows of those of the cards that have one.
 pub async fn load(
-    transaction: &mut Transaction<'_, Sqlite>,
+    connection: &mut SqliteConnection,
     table: Table,
     ids: &[CardId],
 ) -> Result<Vec<Card>, sqlx::Error> {
-    let mut cards = Vec::with_capacity(ids.len());
-    for chunk in ids.chunks(ROWS_MAX) {
-        // Asking for the last one again fills up to a power of two.
-        let places = chunk.len().next_power_of_two();
-        let (columns, name) = (COLUMNS.join(", "), table.name());
-        let sql = format!(
-            "select {columns} from {name} where id in ({})",
-            placeholders(places)
-        );
-        let mut query = sqlx::query(&sql);
-        for place in 0..places {
-            query = query.bind(chunk[place.min(chunk.len() - 1)].to_string());
-        }
-        let rows = query.fetch_all(&mut **transaction).await?;
-        for found in &rows {
-            cards.push(card(found)?);
-        }
+    if ids.is_empty() {
+        return Ok(vec![]);
     }
-    Ok(cards)
+    // The ids are a JSON list, so that the text is always the same.
+    let sql = format!(
+        "select {} from {} where id in (select value from json_each(?))",
+        COLUMNS.join(", "),
+        table.name()
+    );
+    let rows = sqlx::query(&sql)
+        .bind(row::to_json(&ids)?)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(card).collect()
 }
 
-/// Writes cards, whether or not they have a row.
-pub async fn store(
-    transaction: &mut Transaction<'_, Sqlite>,
-    table: Table,
+/// Writes cards into the table that is being built, whether or not they have a row.
+pub async fn store_next(
+    connection: &mut SqliteConnection,
     cards: Vec<Card>,
 ) -> Result<(), sqlx::Error> {
+    static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| upserts(Table::Next));
     let mut cards = cards.into_iter();
     while cards.len() > 0 {
-        let power = cards.len().min(ROWS_MAX).ilog2() as usize;
-        let mut query = sqlx::query(upsert(table, power));
-        for card in cards.by_ref().take(1 << power) {
-            query = bind(query, card);
-        }
-        query.execute(&mut **transaction).await?;
+        let count = cards.len().min(ROWS_MAX);
+        let query = sqlx::query(&TEXTS[power(count)]);
+        let query = cards.by_ref().take(count).fold(query, bind);
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// The statement that writes `2^power` rows.
-fn upsert(table: Table, power: usize) -> &'static str {
-    static LIVE: LazyLock<Vec<String>> = LazyLock::new(|| upserts(Table::Live));
-    static NEXT: LazyLock<Vec<String>> = LazyLock::new(|| upserts(Table::Next));
-    match table {
-        Table::Live => &LIVE[power],
-        Table::Next => &NEXT[power],
-    }
-}
-
-fn upserts(table: Table) -> Vec<String> {
+/// The statements that write up to 1, 2, 4 … [`ROWS_MAX`] rows, few enough to be kept prepared.
+/// Places that are left over at a text's end are null and passed over.
+pub fn upserts(table: Table) -> Vec<String> {
     let columns: Vec<_> = COLUMNS.into_iter().chain(DERIVED).collect();
     let updates: Vec<_> = columns[1..]
         .iter()
         .map(|column| format!("{column} = excluded.{column}"))
         .collect();
     let (name, names, updates) = (table.name(), columns.join(", "), updates.join(", "));
+    // Places have no number: SQLite finds a numbered one's value by walking over all of them, so
+    // that many rows would cost their number squared.
+    let row = format!("({})", vec!["?"; columns.len()].join(", "));
     let statement = |rows: usize| {
-        let values = vec![format!("({})", placeholders(columns.len())); rows].join(", ");
+        let values = vec![row.as_str(); rows].join(", ");
         format!(
-            "insert into {name} ({names}) values {values} on conflict (id) do update set {updates}"
+            "insert into {name} ({names}) select * from (values {values}) \
+             where column1 is not null on conflict (id) do update set {updates}"
         )
     };
-    (0..=ROWS_MAX.ilog2())
+    (0..=power(ROWS_MAX))
         .map(|power| statement(1 << power))
         .collect()
 }
 
-/// Places without a number: SQLite finds a numbered one's value by walking over all of them, so
-/// that many rows would cost their number squared.
-fn placeholders(count: usize) -> String {
-    vec!["?"; count].join(", ")
+/// Which of [`upserts`] takes so many rows, at least one.
+pub const fn power(rows: usize) -> usize {
+    rows.next_power_of_two().ilog2() as usize
 }
 
-type CardQuery<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
+/// A query whose values are bound one after the other.
+pub type CardQuery<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
 
-fn bind(query: CardQuery<'_>, card: Card) -> CardQuery<'_> {
+/// Binds the next row.
+pub fn bind(query: CardQuery<'_>, card: Card) -> CardQuery<'_> {
     let name_sort = name_sort(&card.holder.name);
     let email = card.holder.email.map(String::from);
     let external_ref = card.external_ref.map(String::from);

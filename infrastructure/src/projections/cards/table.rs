@@ -3,9 +3,11 @@
 //! There are two such tables while the read model is built anew. Index names are the database's,
 //! not the table's, so they carry a number that grows with each building.
 
+use application::ports::{HandlerError, Unavailable};
 use domain::ids::Position;
-use sqlx::{Executor, Sqlite, Transaction};
+use sqlx::{Executor, Sqlite, SqliteConnection, Transaction};
 
+use super::failed;
 use crate::projections::row;
 
 /// The cards that can fall due, as the index over them says it and as queries must say it.
@@ -184,19 +186,40 @@ pub async fn checkpoint<'c>(
     found.map(row::position).transpose()
 }
 
-/// Moves a table's checkpoint; `false` if it is not where it was.
-pub async fn advance(
-    transaction: &mut Transaction<'_, Sqlite>,
+/// As [`checkpoint`]; there must be one.
+pub async fn reached(
+    connection: &mut SqliteConnection,
     table: Table,
+) -> Result<Position, HandlerError> {
+    let checkpoint = checkpoint(connection, table).await.map_err(failed)?;
+    checkpoint.ok_or_else(|| {
+        let checkpoint = table.checkpoint();
+        HandlerError::Failed(format!("there is no checkpoint {checkpoint}"))
+    })
+}
+
+/// Moves the live table's checkpoint, from a place that is bound first to one that is bound then.
+/// Fails if it is elsewhere or not there: a position may not be null.
+pub const MOVE_LIVE: &str = "insert into checkpoints (subscriber, position) values ('cards', \
+     case (select position from checkpoints where subscriber = 'cards') when ? then ? end) \
+     on conflict (subscriber) do update set position = excluded.position";
+
+/// Moves the checkpoint of the table that is being built.
+pub async fn advance_next(
+    transaction: &mut Transaction<'_, Sqlite>,
     from: Position,
     to: Position,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(), HandlerError> {
     let moved =
         sqlx::query("update checkpoints set position = $3 where subscriber = $1 and position = $2")
-            .bind(table.checkpoint())
+            .bind(Table::Next.checkpoint())
             .bind(row::column(from))
             .bind(row::column(to))
             .execute(&mut **transaction)
-            .await?;
-    Ok(moved.rows_affected() > 0)
+            .await
+            .map_err(failed)?;
+    match moved.rows_affected() {
+        0 => Err(Unavailable::new("the checkpoint, which others are moving too").into()),
+        _ => Ok(()),
+    }
 }

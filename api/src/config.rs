@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::ids::TenantId;
 
 /// The fewest characters of a configured landlord key.
-const LANDLORD_KEY_LENGTH_MIN: usize = 24;
+const LANDLORD_KEY_LENGTH_MIN: usize = 12;
 /// Where `serve` keeps its data.
 const STORE_DEFAULT: &str = "sqlite:./data";
 /// Where `demo` keeps its data.
@@ -81,7 +81,7 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
-    /// Accepted as a landlord key: at least 24 visible characters. Prefer the variable: flags can
+    /// Accepted as a landlord key: at least 12 visible characters. Prefer the variable: flags can
     /// be seen by others on the machine [default: one is generated and printed at the first start]
     #[arg(
         long,

@@ -210,7 +210,16 @@ async fn the_demo_shows_three_tenants_with_cards_and_is_safe_to_repeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_requests_than_accepted_are_told_to_come_back_and_lose_nothing() {
-    let service = Service::start_with(Options::default().with("REQUESTS_IN_FLIGHT_MAX", 2));
+    a_crowd_beyond("REQUESTS_IN_FLIGHT_MAX", 2, "requests").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_changes_than_may_wait_for_a_ledger_are_told_to_come_back_and_lose_nothing() {
+    a_crowd_beyond("APPENDS_WAITING_MAX", 1, "ledger").await;
+}
+
+async fn a_crowd_beyond(limit: &'static str, value: u32, what: &str) {
+    let service = Service::start_with(Options::default().with(limit, value));
     let tenant = service.tenant("pro").await;
     let asking = (0..200).map(|index| {
         let tenant = tenant.clone();
@@ -226,7 +235,9 @@ async fn more_requests_than_accepted_are_told_to_come_back_and_lose_nothing() {
             issued += 1;
             continue;
         }
-        answer.problem(503, "overloaded");
+        let problem = answer.problem(503, "overloaded");
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(detail.contains(what), "{detail}");
         let seconds: u64 = answer.header("retry-after").parse().expect("seconds");
         assert!(seconds >= 1);
         sent_away += 1;

@@ -150,6 +150,10 @@ pub struct Limits {
     #[arg(long = "ready-lag-max-s", env = "READY_LAG_MAX_S", global = true, value_name = "READY_LAG_MAX_S", default_value = "30", value_parser = seconds)]
     pub ready_lag_max: Duration,
 
+    /// Changes that may wait for one tenant's ledger; more are answered 503 with Retry-After
+    #[arg(long = "appends-waiting-max", env = "APPENDS_WAITING_MAX", global = true, value_name = "APPENDS_WAITING_MAX", default_value = "2048", value_parser = at_least_one)]
+    pub appends_waiting_max: usize,
+
     /// Tenants whose stores are kept open
     #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
     pub open_tenants_max: usize,

@@ -144,7 +144,7 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 async fn open(line: &CommandLine) -> anyhow::Result<Service> {
-    Service::open(&line.store(), line.config.limits.open_tenants_max)
+    Service::open(&line.store(), &line.config.limits)
         .await
         .context("STORE")
 }

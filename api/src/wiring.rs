@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Builder;
 
 use crate::StoresAnswer;
-use crate::config::Store;
+use crate::config::{Limits, Store};
 
 /// The application with its adapters, open.
 pub struct Service {
@@ -57,12 +57,12 @@ pub enum LandlordKey {
 }
 
 impl Service {
-    /// Opens everything in `store`, with at most `open_tenants_max` tenants' stores kept open.
+    /// Opens everything in `store`.
     ///
     /// # Errors
     ///
     /// What cannot be had, and why.
-    pub async fn open(store: &Store, open_tenants_max: usize) -> Result<Self, Unavailable> {
+    pub async fn open(store: &Store, limits: &Limits) -> Result<Self, Unavailable> {
         let Store::Sqlite(path) = store;
         let directory = DataDirectory::take(path)
             .map_err(|error| Unavailable::because("the data directory", error))?;
@@ -75,7 +75,8 @@ impl Service {
         let doorbell = Doorbell::default();
         let stores = EmbeddedStores::new(
             directory.tenants(),
-            open_tenants_max,
+            limits.open_tenants_max,
+            limits.appends_waiting_max,
             Arc::clone(&clock),
             doorbell.clone(),
         );

@@ -1,8 +1,9 @@
 //! API keys: who may come in. The store has only their hashes; the secrets are shown once.
 //!
-//! A secret is not drawn but derived: HMAC-SHA-256 of the new key's id under the asker's own
-//! secret. So a repeated request (same `Idempotency-Key`) can show the same secret again although
-//! nobody stored it, and a stolen database derives nothing.
+//! A secret is not drawn but derived: HMAC-SHA-256, under the asker's own secret, of a nonce that
+//! is drawn for it and kept with the idempotency record only. So a repeated request (same
+//! `Idempotency-Key`) can show the same secret again although nobody stored it. Neither the
+//! database nor the asker's secret is enough to derive it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -85,15 +86,19 @@ impl Seed {
         Self(secret)
     }
 
-    /// The secret of the key with this id.
-    pub fn derive(&self, id: KeyId) -> Secret {
+    /// The secret that belongs to a nonce.
+    pub fn derive(&self, nonce: &Nonce) -> Secret {
         let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(self.0.0.as_bytes())
             .unwrap_or_else(|_| unreachable!("HMAC takes a key of any length"));
         mac.update(b"digital-card api key");
-        mac.update(id.uuid().as_bytes());
+        mac.update(&nonce.0);
         Secret::from_bytes(mac.finalize().into_bytes().into())
     }
 }
+
+/// 32 random bytes, drawn for one secret.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Nonce(pub [u8; 32]);
 
 /// A new key and its secret.
 #[derive(Clone, Debug)]
@@ -277,17 +282,21 @@ impl Application {
         new: NewKey,
         seed: &Seed,
     ) -> Result<Done<IssuedKey>, Error> {
-        let id = KeyId::new(self.random.id());
-        let secret = seed.derive(id);
+        let nonce = Nonce(self.random.secret());
+        let secret = seed.derive(&nonce);
         let key = ApiKey {
-            id,
+            id: KeyId::new(self.random.id()),
             hash: secret.hash(),
             role: new.role,
             tenant: new.tenant,
             name: new.name,
             created_at: self.clock.now(),
         };
-        let record = landlord_record(command, &key)?;
+        let outcome = KeyOutcome {
+            key: key.clone(),
+            nonce,
+        };
+        let record = landlord_record(command, &outcome)?;
         match self.landlord.add_key(&key, record.as_ref()).await? {
             Recorded::New => {
                 self.keys.put(key.clone());
@@ -318,6 +327,13 @@ impl Application {
     }
 }
 
+/// What is remembered of a key's making, to answer the same request the same way.
+#[derive(Serialize, Deserialize)]
+struct KeyOutcome {
+    key: ApiKey,
+    nonce: Nonce,
+}
+
 fn made(key: ApiKey, secret: Secret, replayed: bool) -> Done<IssuedKey> {
     Done {
         value: IssuedKey { key, secret },
@@ -328,10 +344,9 @@ fn made(key: ApiKey, secret: Secret, replayed: bool) -> Done<IssuedKey> {
 }
 
 fn replayed(outcome: &str, seed: &Seed) -> Result<Done<IssuedKey>, Error> {
-    let key: ApiKey = serde_json::from_str(outcome)
+    let KeyOutcome { key, nonce } = serde_json::from_str(outcome)
         .map_err(|error| Error::Internal(format!("a recorded outcome: {error}")))?;
-    let secret = seed.derive(key.id);
-    Ok(made(key, secret, true))
+    Ok(made(key, seed.derive(&nonce), true))
 }
 
 fn role_refused(detail: &str) -> Error {

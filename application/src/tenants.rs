@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::Application;
 use crate::commands::Done;
 use crate::error::{Error, Refusal};
-use crate::keys::{ApiKey, Secret, Seed};
+use crate::keys::{ApiKey, Nonce, Secret, Seed};
 use crate::ports::{
     Append, AppendError, IdempotencyRecord, Recorded, StreamAppend, TenantStore, Unavailable,
 };
@@ -172,7 +172,7 @@ impl Directory {
 #[derive(Serialize, Deserialize)]
 struct ProvisioningOutcome {
     tenant: Tenant,
-    key: KeyId,
+    nonce: Nonce,
 }
 
 impl Application {
@@ -200,13 +200,12 @@ impl Application {
             created_at: now,
             ready: false,
         };
-        let key = KeyId::new(self.random.id());
-        let secret = seed.derive(key);
+        let nonce = Nonce(self.random.secret());
         let name = DisplayName::try_from("first key".to_owned())
             .map_err(|error| Error::Internal(error.to_string()))?;
         let api_key = ApiKey {
-            id: key,
-            hash: secret.hash(),
+            id: KeyId::new(self.random.id()),
+            hash: seed.derive(&nonce).hash(),
             role: Role::TenantAdmin,
             tenant: Some(tenant.id),
             name,
@@ -214,7 +213,7 @@ impl Application {
         };
         let outcome = ProvisioningOutcome {
             tenant: tenant.clone(),
-            key,
+            nonce,
         };
         let record = landlord_record(command, &outcome)?;
         let recorded = self
@@ -238,7 +237,7 @@ impl Application {
         Ok(Done {
             value: Provisioned {
                 tenant,
-                api_key: seed.derive(outcome.key),
+                api_key: seed.derive(&outcome.nonce),
             },
             version: 1,
             position,

@@ -70,9 +70,15 @@ async fn open(directory: &TempDir, name: &str) -> Arc<Database> {
 async fn ledger(directory: &TempDir, name: &str) -> SqliteLedger {
     let tenant = TenantId::new(SystemRandom.id());
     let database = open(directory, name).await;
-    let ledger = SqliteLedger::open(tenant, database, Arc::new(SystemClock), Doorbell::default())
-        .await
-        .expect("a ledger");
+    let ledger = SqliteLedger::open(
+        tenant,
+        database,
+        Arc::new(SystemClock),
+        Doorbell::default(),
+        2_048,
+    )
+    .await
+    .expect("a ledger");
     let plan = Catalogue::standard().plan("pro").expect("a plan").clone();
     let at = SystemClock.now();
     let started = SubscriptionEvent::SubscriptionStarted { plan, at };

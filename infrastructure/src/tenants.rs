@@ -38,6 +38,7 @@ pub struct EmbeddedStores {
 struct Shared {
     directory: PathBuf,
     open_max: usize,
+    waiting_max: usize,
     clock: Arc<dyn Clock>,
     doorbell: Doorbell,
     stores: Mutex<Stores>,
@@ -74,10 +75,12 @@ enum Missing {
 
 impl EmbeddedStores {
     /// Stores in `directory`, which is there and owned by this process; at most `open_max` of
-    /// them open, unless more are in use at once: the excess is closed at the next opening.
+    /// them open, unless more are in use at once: the excess is closed at the next opening. At
+    /// most `waiting_max` appends wait for each of them.
     pub fn new(
         directory: PathBuf,
         open_max: usize,
+        waiting_max: usize,
         clock: Arc<dyn Clock>,
         doorbell: Doorbell,
     ) -> Self {
@@ -85,6 +88,7 @@ impl EmbeddedStores {
             shared: Arc::new(Shared {
                 directory,
                 open_max,
+                waiting_max,
                 clock,
                 doorbell,
                 stores: Mutex::default(),
@@ -224,7 +228,14 @@ impl Shared {
             .map_err(unavailable(WHAT))?;
         let clock = Arc::clone(&self.clock);
         let doorbell = self.doorbell.clone();
-        let ledger = SqliteLedger::open(tenant, Arc::clone(database), clock, doorbell).await?;
+        let ledger = SqliteLedger::open(
+            tenant,
+            Arc::clone(database),
+            clock,
+            doorbell,
+            self.waiting_max,
+        )
+        .await?;
         Ok((Arc::new(ledger), cards))
     }
 

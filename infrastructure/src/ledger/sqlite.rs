@@ -39,7 +39,8 @@ pub struct SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// Reads the head and starts the writer. `database` has the schema of [`MIGRATOR`].
+    /// Reads the head and starts the writer, before which at most `waiting_max` appends may wait.
+    /// `database` has the schema of [`MIGRATOR`].
     ///
     /// # Errors
     ///
@@ -49,6 +50,7 @@ impl SqliteLedger {
         database: Arc<Database>,
         clock: Arc<dyn Clock>,
         doorbell: Doorbell,
+        waiting_max: usize,
     ) -> Result<Self, Unavailable> {
         let engine = SqliteEngine::new(tenant, Arc::clone(&database));
         let decoder = Decoder::default();
@@ -58,7 +60,7 @@ impl SqliteLedger {
             .map_err(|error| Unavailable::because(WHAT, error))?;
         let memory = Arc::new(Memory::new(tenant, state, clock, doorbell, decoder));
         Ok(Self {
-            writer: Writer::spawn(engine, Arc::clone(&memory)),
+            writer: Writer::spawn(engine, Arc::clone(&memory), waiting_max),
             repository: SqliteEventRepository::new(database.readers().clone()),
             memory,
             database,

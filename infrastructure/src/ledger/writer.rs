@@ -19,8 +19,6 @@ use tokio_util::task::TaskTracker;
 use super::admission::Prepared;
 use super::{Committed, Engine, Memory, StoreError};
 
-/// How many appends may wait.
-pub(super) const QUEUE_APPENDS_MAX: usize = 2_048;
 /// How many bytes of text may wait; a single larger append is let in when nothing else waits.
 const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How many appends are committed at a time.
@@ -57,10 +55,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the task. It ends after [`Self::close`], or when this value is dropped, and in
+    /// Starts the task, before which at most `waiting_max` appends may wait. It ends after [`Self::close`], or when this value is dropped, and in
     /// either case after everything queued before is done.
-    pub(super) fn spawn<E: Engine>(engine: E, memory: Arc<Memory>) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE_APPENDS_MAX);
+    pub(super) fn spawn<E: Engine>(engine: E, memory: Arc<Memory>, waiting_max: usize) -> Self {
+        let (sender, receiver) = mpsc::channel(waiting_max);
         let stop = CancellationToken::new();
         let task = TaskTracker::new();
         task.spawn(run(engine, Arc::clone(&memory), receiver, stop.clone()));

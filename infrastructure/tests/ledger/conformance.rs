@@ -282,8 +282,8 @@ pub async fn a_full_queue_says_so_at_once_and_takes_no_more<L: LedgerUnderTest>(
             }
         }
     }
-    // The queue's 2,048 and the batch in hand.
-    assert!(waiting.len() <= 2_048 + 512, "{} wait", waiting.len());
+    // The queue and the batch in hand.
+    assert!(waiting.len() <= WAITING_MAX + 512, "{} wait", waiting.len());
     assert!(busy > 0);
     drop(held);
     let count = waiting.len() as Position;

@@ -19,6 +19,7 @@ fn stores(directory: &TempDir, open_max: usize) -> EmbeddedStores {
     EmbeddedStores::new(
         directory.path().to_owned(),
         open_max,
+        WAITING_MAX,
         clock,
         Doorbell::default(),
     )

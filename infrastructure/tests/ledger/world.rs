@@ -22,6 +22,9 @@ use infrastructure::database::Database;
 use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
 use tempfile::TempDir;
 
+/// How many appends may wait for a ledger under test.
+pub const WAITING_MAX: usize = 2_048;
+
 /// A store that keeps one tenant's ledger and survives its closing.
 pub trait LedgerUnderTest: Send + Sync + Sized {
     /// An empty ledger.
@@ -70,7 +73,7 @@ async fn open_ledger(
     doorbell: &Doorbell,
 ) -> Arc<SqliteLedger> {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    let ledger = SqliteLedger::open(tenant, database, clock, doorbell.clone()).await;
+    let ledger = SqliteLedger::open(tenant, database, clock, doorbell.clone(), WAITING_MAX).await;
     Arc::new(ledger.expect("a ledger"))
 }
 

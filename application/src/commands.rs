@@ -1,9 +1,9 @@
 //! How a command becomes an append: load, decide, commit, and answer the same request the same
 //! way again.
 //!
-//! A command runs through the `cqrs-es` framework over [`Staging`], an event store that loads
+//! A command runs through the `cqrs-es` framework over `Staging`, an event store that loads
 //! from the tenant's ledger and, instead of committing each aggregate on its own, stages its
-//! events. [`Application::commit`] then gives all staged streams to the ledger in one append,
+//! events. `Application::commit` then gives all staged streams to the ledger in one append,
 //! so that replacing a card (two aggregates) is atomic, and the idempotency record is part of
 //! it. No `Query` is registered: what must happen after the commit are subscribers.
 

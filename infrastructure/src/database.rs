@@ -223,10 +223,10 @@ pub const BEGIN_REPLAYABLE: &str = "pragma synchronous=normal; begin immediate; 
 /// A writing transaction in a few texts of several statements each.
 ///
 /// Each text is one hand-over to the connection's thread, and a hand-over costs more than the
-/// statements in it; a transaction of sqlx is one statement a text. The text that begins the transaction has
-/// [`BEGIN`] or [`BEGIN_REPLAYABLE`], the last ends with `commit` or `rollback`. sqlx does not
-/// know of such a transaction: unless [`Self::done`] says that it is over, the connection is
-/// opened anew before it is used again.
+/// statements in it; a transaction of sqlx is one statement a text. The text that begins the
+/// transaction has [`BEGIN`] or [`BEGIN_REPLAYABLE`], the last ends with `commit` or `rollback`.
+/// sqlx does not know of such a transaction: unless [`Self::done`] says that it is over, the
+/// connection is opened anew before it is used again.
 pub struct Exchange<'a> {
     database: &'a Database,
     writer: Writer<'a>,

@@ -129,6 +129,19 @@ async fn a_store_that_cannot_be_opened_is_behind_until_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ring_that_was_lost_is_made_up_for_by_the_sweep() {
+    let house = House::new(vec![]);
+    house.append(1);
+    assert!(matches!(
+        house.reached(1).await,
+        Err(Error::Behind { position: 1 })
+    ));
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    house.reached(1).await.expect("caught up");
+    assert_eq!(house.handled(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn unknown_names_are_refused() {
     let house = House::new(vec![]);
     assert!(matches!(

@@ -27,8 +27,8 @@ const READER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for a lock held by another process (a backup tool, say).
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How many pages of 4 KiB the log takes before they are moved into the file. A page that is
-/// written in many commits is moved once: ten times SQLite's default gives a busy ledger a
-/// quarter to a half more commits, for a log of at most some 40 MB.
+/// written in many commits is moved once: ten times SQLite's default, for a log of some 40 MB. Two
+/// rounds on a noisy machine gave 0 and 23 % more issuances at 64 connections, 35 and 9 % at 256.
 const CHECKPOINT_PAGES: &str = "10000";
 /// Prepared statements kept a connection.
 const STATEMENTS_KEPT: usize = 128;

@@ -110,8 +110,8 @@ async fn create(
 }
 
 /// An index over the cards. The order by name has none: names come in no order, so each new card
-/// would dirty a page of its own, which costs three times everything else about storing it. A
-/// page of that order is found by a scan instead.
+/// would dirty a page of its own (49 µs a row with that index, 13.5 µs without, measured once, 50
+/// rows a transaction). A page of that order is found by a scan instead.
 #[derive(Clone, Copy, Debug)]
 pub enum Index {
     IssuedAt,

@@ -16,11 +16,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// A request is many small allocations that live for a millisecond and die on another thread;
-/// the system's allocator spends a tenth of the service's processor time on them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
         Ok(line) => line,

@@ -4,7 +4,7 @@
 //! `cargo run --release --example load -- --help`
 //!
 //! Each row has a fresh service on an empty directory. A connection asks as soon as it has its
-//! answer (a closed loop), every request under an `Idempotency-Key` of its own. Client and
+//! answer (a closed loop), or at a given rate, every request under an `Idempotency-Key` of its own. Client and
 //! service share the machine's cores, so the client is as lean as it can be: bytes over a kept
 //! connection, nothing parsed but status and length.
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
+use tokio::task::JoinSet;
 
 use self::connection::Connection;
 use self::delays::Delays;
@@ -39,6 +40,13 @@ struct Options {
     /// Seconds before that, not measured
     #[arg(long, default_value_t = 2.0)]
     warm_up_seconds: f64,
+    /// Requests a second over all connections; without it, each connection asks as soon as it has
+    /// its answer. Latency then counts from when a request was due
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Tenants that are there and do nothing; the service is killed and started again behind them
+    #[arg(long, default_value_t = 0)]
+    idle_tenants: usize,
     /// The service's program; without it, the release build of this repository is made and used
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -78,11 +86,48 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     for tenants in &options.tenants {
         for connections in &options.connections {
-            let service = Service::start(&binary, options.directory.as_deref())?;
+            let mut service = Service::start(&binary, options.directory.as_deref())?;
+            if options.idle_tenants > 0 {
+                runtime.block_on(idle(&service, options.idle_tenants))?;
+                let begun = Instant::now();
+                service = service.killed_and_started()?;
+                print_start(&service, begun.elapsed(), options.idle_tenants)?;
+            }
             let measured = measure(&service, &options, *tenants, *connections);
             print(&runtime.block_on(measured)?);
+            if options.idle_tenants > 0 {
+                println!("memory after it: {} MiB", service.memory_mib()?);
+            }
         }
     }
+    Ok(())
+}
+
+/// Makes tenants that do nothing, over a few connections.
+async fn idle(service: &Service, tenants: usize) -> anyhow::Result<()> {
+    const AT_A_TIME: usize = 16;
+    let mut makers = JoinSet::new();
+    for maker in 0..AT_A_TIME {
+        let mut landlord = Connection::open(service.address()).await?;
+        makers.spawn(async move {
+            for number in (maker..tenants).step_by(AT_A_TIME) {
+                provision(&mut landlord, &format!("idle-{number}")).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(made) = makers.join_next().await {
+        made??;
+    }
+    Ok(())
+}
+
+fn print_start(service: &Service, took: Duration, idle: usize) -> anyhow::Result<()> {
+    println!(
+        "start with {idle} tenants after a kill: {}, {} MiB",
+        shown(took),
+        service.memory_mib()?
+    );
     Ok(())
 }
 
@@ -109,7 +154,7 @@ async fn measure(
     let mut landlord = Connection::open(service.address()).await?;
     let mut keys = Vec::with_capacity(tenants);
     for number in 0..tenants {
-        keys.push(provision(&mut landlord, number).await?);
+        keys.push(provision(&mut landlord, &format!("tenant-{number}")).await?);
     }
 
     let begin = Instant::now() + Duration::from_secs_f64(options.warm_up_seconds);
@@ -118,7 +163,10 @@ async fn measure(
     for number in 0..connections {
         let key = keys[number % tenants].clone();
         let connection = Connection::open(service.address()).await?;
-        clients.push(tokio::spawn(issue(connection, key, number, begin, end)));
+        let pace = options.rate.map(|rate| Pace::of(rate, number, connections));
+        clients.push(tokio::spawn(issue(
+            connection, key, number, pace, begin, end,
+        )));
     }
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
@@ -150,16 +198,40 @@ async fn measure(
 }
 
 /// A new tenant without a quota: its key.
-async fn provision(landlord: &mut Connection, number: usize) -> anyhow::Result<String> {
-    let body = format!(r#"{{"name":"Tenant {number}","slug":"tenant-{number}","plan":"pro"}}"#);
-    let idempotency = format!("tenant-{number}");
+async fn provision(landlord: &mut Connection, slug: &str) -> anyhow::Result<String> {
+    let body = format!(r#"{{"name":"{slug}","slug":"{slug}","plan":"pro"}}"#);
     let path = "/v1/landlord/tenants";
-    landlord.write_post(path, service::LANDLORD_KEY, &idempotency, &body);
+    landlord.write_post(path, service::LANDLORD_KEY, slug, &body);
     let answer = landlord.ask().await?;
     ensure!(answer.status == 201, "provisioning: {}", answer.body);
     let made: serde_json::Value = serde_json::from_str(answer.body)?;
     let key = made["api_key"].as_str().context("no api_key")?;
     Ok(key.to_owned())
+}
+
+/// When a connection's requests are due.
+struct Pace {
+    next: Instant,
+    period: Duration,
+}
+
+impl Pace {
+    /// The connection's part of so many requests a second, evenly spread.
+    fn of(rate: f64, connection: usize, connections: usize) -> Self {
+        let apart = Duration::from_secs_f64(1.0 / rate);
+        Self {
+            next: Instant::now() + apart.mul_f64(connection as f64),
+            period: apart.mul_f64(connections as f64),
+        }
+    }
+
+    /// Waits until the next request is due; since when it is.
+    async fn wait(&mut self) -> Instant {
+        let due = self.next;
+        tokio::time::sleep_until(due.into()).await;
+        self.next += self.period;
+        due
+    }
 }
 
 /// One connection: issues cards until the end; the latencies of those begun in between, in
@@ -168,6 +240,7 @@ async fn issue(
     mut connection: Connection,
     key: String,
     number: usize,
+    mut pace: Option<Pace>,
     begin: Instant,
     end: Instant,
 ) -> anyhow::Result<Vec<u32>> {
@@ -178,7 +251,10 @@ async fn issue(
         );
         let idempotency = format!("load-{number}-{index}");
         connection.write_post("/v1/cards", &key, &idempotency, &body);
-        let asked = Instant::now();
+        let asked = match &mut pace {
+            Some(pace) => pace.wait().await,
+            None => Instant::now(),
+        };
         let answer = connection.ask().await?;
         ensure!(answer.status == 201, "{}: {}", answer.status, answer.body);
         let answered = Instant::now();

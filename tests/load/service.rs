@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -14,7 +15,8 @@ pub const LANDLORD_KEY: &str = "landlord-key-of-the-load-command";
 pub struct Service {
     child: Child,
     address: String,
-    _directory: TempDir,
+    binary: PathBuf,
+    directory: Arc<TempDir>,
 }
 
 impl Service {
@@ -24,6 +26,17 @@ impl Service {
             Some(within) => TempDir::new_in(within)?,
             None => TempDir::new()?,
         };
+        Self::start_in(binary, Arc::new(directory))
+    }
+
+    /// Another one on the same data, after this one was killed.
+    pub fn killed_and_started(mut self) -> anyhow::Result<Self> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Self::start_in(&self.binary, Arc::clone(&self.directory))
+    }
+
+    fn start_in(binary: &Path, directory: Arc<TempDir>) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--store"])
             .arg(format!("sqlite:{}", directory.path().display()))
@@ -41,7 +54,8 @@ impl Service {
                 return Ok(Self {
                     child,
                     address: address.trim().to_owned(),
-                    _directory: directory,
+                    binary: binary.to_owned(),
+                    directory,
                 });
             }
         }
@@ -61,6 +75,14 @@ impl Service {
             .map(|ticks| ticks.parse::<u64>().context("no number"))
             .sum::<anyhow::Result<_>>()?;
         Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// The memory that it has resident, in MiB.
+    pub fn memory_mib(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("no VmRSS")?.parse::<u64>()? / 1024)
     }
 
     /// Where it listens.

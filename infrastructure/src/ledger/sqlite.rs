@@ -2,6 +2,7 @@
 //! commit is the newest there is.
 
 mod append;
+mod keys;
 mod read;
 
 use std::sync::Arc;
@@ -18,15 +19,22 @@ use domain::event::{AggregateKind, Decoder};
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use sqlite_es::SqliteEventRepository;
+use sqlx::Sqlite;
 use sqlx::migrate::Migrator;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 
 use self::append::SqliteEngine;
+use self::keys::Keys;
 use super::writer::Writer;
 use super::{Engine, Memory};
 use crate::database::Database;
 
 /// The schema of a tenant's file.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite/tenant");
+
+/// A query with values bound to it.
+type Bound<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
 
 const WHAT: &str = "the tenant's ledger";
 
@@ -36,6 +44,7 @@ pub struct SqliteLedger {
     writer: Writer,
     database: Arc<Database>,
     repository: SqliteEventRepository,
+    keys: Arc<Keys>,
 }
 
 impl SqliteLedger {
@@ -52,7 +61,8 @@ impl SqliteLedger {
         doorbell: Doorbell,
         waiting_max: usize,
     ) -> Result<Self, Unavailable> {
-        let engine = SqliteEngine::new(tenant, Arc::clone(&database));
+        let keys = Arc::<Keys>::default();
+        let engine = SqliteEngine::new(tenant, Arc::clone(&database), Arc::clone(&keys));
         let decoder = Decoder::default();
         let state = engine
             .load(&decoder)
@@ -64,6 +74,7 @@ impl SqliteLedger {
             repository: SqliteEventRepository::new(database.readers().clone()),
             memory,
             database,
+            keys,
         })
     }
 
@@ -98,7 +109,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
-        read::outcome(self.database.readers(), key)
+        self.keys
+            .outcome(self.database.readers(), key)
             .await
             .map_err(|error| Unavailable::because(WHAT, error))
     }

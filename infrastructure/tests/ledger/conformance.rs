@@ -143,6 +143,40 @@ pub async fn a_repeated_request_is_answered_as_before_also_after_a_restart<L: Le
     }
 }
 
+pub async fn a_request_is_still_known_after_many_others<L: LedgerUnderTest>() {
+    const REQUESTS: usize = 17_000;
+    let mut world = on_plan::<L>("pro").await;
+    let key = |nth: usize| format!("{} {nth}", nth % 7);
+    for restarted in [false, true] {
+        let ledger = world.ledger();
+        for first in (0..REQUESTS).step_by(512) {
+            let requests = (first..REQUESTS.min(first + 512)).map(|nth| {
+                let ledger = &ledger;
+                async move { (nth, ledger.append(issue_under(&key(nth), 1)).await) }
+            });
+            for (nth, answer) in join_all(requests).await {
+                match answer.expect("an answer") {
+                    Appended::Committed(_) if !restarted => {}
+                    Appended::Replayed(before) if restarted => {
+                        assert_eq!(before.outcome, format!("\"{} 1\"", key(nth)));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(ledger.head().position, 1 + REQUESTS as u64);
+        for nth in [0, 1, 8_191, 8_192, 16_383, 16_384, REQUESTS - 1] {
+            let before = ledger.outcome(&key(nth)).await.expect("read");
+            assert_eq!(before.expect("known").position, 2 + nth as u64);
+            let other = ledger.append(issue_under(&key(nth), 2)).await;
+            assert!(matches!(other, Err(AppendError::KeyReused)), "{other:?}");
+        }
+        assert_eq!(ledger.outcome("another").await.expect("read"), None);
+        drop(ledger);
+        world.reopen().await;
+    }
+}
+
 pub async fn a_request_repeated_within_a_batch_is_done_once<L: LedgerUnderTest>() {
     let world = on_plan::<L>("pro").await;
     let ledger = world.ledger();

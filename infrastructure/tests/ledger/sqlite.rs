@@ -1,6 +1,6 @@
 //! The SQLite ledger: every sentence of the conformance suite, and what only SQLite can do wrong.
 
-use application::ports::AppendError;
+use application::ports::{AppendError, Appended};
 use futures::future::join_all;
 use sqlx::Executor;
 
@@ -13,6 +13,7 @@ conformance! { SqliteUnderTest:
     a_refused_append_leaves_the_rest_of_its_batch_alone,
     replacing_a_card_is_atomic_and_admitted_at_the_full_quota,
     a_repeated_request_is_answered_as_before_also_after_a_restart,
+    a_request_is_still_known_after_many_others,
     a_request_repeated_within_a_batch_is_done_once,
     a_key_used_for_another_request_is_refused,
     a_refused_request_may_be_made_again,
@@ -63,6 +64,14 @@ async fn two_ledgers_on_one_database_share_positions_and_quota() {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 500);
     let change = subscription(world.tenant(), 1, vec![upgraded("free", "pro")]);
     committed(one.append(change).await);
+    committed(one.append(issue_under("a", 1)).await);
+    for ledger in [&two, &one] {
+        let again = ledger.append(issue_under("a", 1)).await;
+        assert!(matches!(again, Ok(Appended::Replayed(_))), "{again:?}");
+        assert!(ledger.outcome("a").await.expect("read").is_some());
+    }
+    committed(two.append(issue_under("b", 1)).await);
+    assert!(one.outcome("b").await.expect("read").is_some());
     committed(two.append(issue()).await);
     assert_sound(&*two).await;
     let serials = join_all((0..100).map(|nth| match nth % 2 {
@@ -79,7 +88,7 @@ async fn two_ledgers_on_one_database_share_positions_and_quota() {
     {
         all.extend(events);
     }
-    assert_eq!(all.len(), 503);
+    assert_eq!(all.len(), 505);
 }
 
 #[tokio::test(flavor = "multi_thread")]

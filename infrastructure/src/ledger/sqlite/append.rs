@@ -10,25 +10,24 @@ use application::ports::RecordedEvent;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use super::super::admission::{Admission, NewOutcome, Prepared, Versions};
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
+use super::Bound;
+use super::keys::{self, FIND, INDEX, Keys, LAST, json};
 use super::read::{self, from_i64, to_i64};
 use crate::database::{BEGIN, Database, Exchange};
 
-/// The most rows a text stores: 256 events and as many outcomes are 3,840 of the 32,766 variables
+/// The most rows a text stores: 256 events and as many outcomes are 4,096 of the 32,766 variables
 /// that SQLite allows.
 const ROWS_MAX: usize = 256;
 
-/// Begins and reads. The keys and the ids are JSON lists, so that the text is always the same.
-const READ: &str = "select key, fingerprint, outcome, position from idempotency \
-     where key in (select value from json_each(?)); \
-     select aggregate_id, aggregate_type, max(sequence) from events \
+/// The ids are a JSON list, so that the text is always the same.
+const VERSIONS: &str = "select aggregate_id, aggregate_type, max(sequence) from events \
      where aggregate_id in (select value from json_each(?)) \
      group by aggregate_id, aggregate_type";
 
@@ -38,10 +37,10 @@ const INSERT_EVENTS: &str = "insert into events (position, aggregate_type, aggre
 const EVENT: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 const EVENT_COLUMNS: usize = 10;
 
-const INSERT_OUTCOMES: &str = "insert into idempotency (key, fingerprint, outcome, position, \
-     recorded_at) select * from (values ";
-const OUTCOME: &str = "(?, ?, ?, ?, ?)";
-const OUTCOME_COLUMNS: usize = 5;
+const INSERT_OUTCOMES: &str = "insert into idempotency (number, key, fingerprint, outcome, \
+     position, recorded_at) select * from (values ";
+const OUTCOME: &str = "(?, ?, ?, ?, ?, ?)";
+const OUTCOME_COLUMNS: usize = 6;
 
 const PRESENT: &str = ") where column1 is not null; ";
 
@@ -54,11 +53,16 @@ const MOVE_HEAD: &str = "update head set position = case when position = ? then 
 pub(super) struct SqliteEngine {
     tenant: TenantId,
     database: Arc<Database>,
+    keys: Arc<Keys>,
 }
 
 impl SqliteEngine {
-    pub(super) const fn new(tenant: TenantId, database: Arc<Database>) -> Self {
-        Self { tenant, database }
+    pub(super) const fn new(tenant: TenantId, database: Arc<Database>, keys: Arc<Keys>) -> Self {
+        Self {
+            tenant,
+            database,
+            keys,
+        }
     }
 }
 
@@ -67,6 +71,7 @@ impl Engine for SqliteEngine {
         let append = SqliteAppend {
             tenant: self.tenant,
             exchange: self.database.exchange().await?,
+            keys: &self.keys,
         };
         work_through(append, batch, memory).await
     }
@@ -75,6 +80,7 @@ impl Engine for SqliteEngine {
         // Nobody else writes while the writing connection is held, so the two belong together.
         let mut writer = self.database.writer().await?;
         let head = read::head(&mut writer).await?;
+        self.keys.catch_up(&mut writer).await?;
         let subscription = read::subscription(&mut writer, self.tenant, decoder).await?;
         Ok((head, subscription))
     }
@@ -87,29 +93,32 @@ impl Engine for SqliteEngine {
 struct SqliteAppend<'a> {
     tenant: TenantId,
     exchange: Exchange<'a>,
+    keys: &'a Keys,
 }
 
 impl Transaction for SqliteAppend<'_> {
     async fn begin(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
-        let text = format!("{BEGIN}{}; {READ}", read::HEAD);
-        let rows = sqlx::query(&text)
-            .bind(json(keys)?)
-            .bind(json(ids)?)
-            .fetch_all(self.exchange.connection())
-            .await?;
-        // The rows of the three statements come in one list; their widths tell them apart.
-        let (mut head, mut outcomes, mut versions) = (vec![], vec![], vec![]);
+        let text = format!("{BEGIN}{}; {LAST}; {FIND}; {VERSIONS}", read::HEAD);
+        let query = self.keys.bind(sqlx::query(&text), keys)?.bind(json(ids)?);
+        let rows = query.fetch_all(self.exchange.connection()).await?;
+        // The rows of the statements come in one list; their widths tell them apart.
+        let (mut head, mut last, mut outcomes, mut versions) = (vec![], vec![], vec![], vec![]);
         for row in rows {
             match row.len() {
+                1 => last.push(row),
                 3 => versions.push(row),
                 4 => outcomes.push(row),
                 _ => head.push(row),
             }
         }
+        let last: i64 = last.first().map_or(Ok(0), |row| row.try_get(0))?;
+        if last != self.keys.last() {
+            self.keys.catch_up(self.exchange.connection()).await?;
+        }
         let head = head.first().ok_or(StoreError::Malformed("head"))?;
         Ok(Before {
             head: read::head_row(head)?,
-            outcomes: read::outcomes(&outcomes)?,
+            outcomes: keys::outcomes(&outcomes)?,
             versions: versions_of(&versions)?,
         })
     }
@@ -121,24 +130,35 @@ impl Transaction for SqliteAppend<'_> {
     async fn commit(mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
         let recorded_at = admitted.now.timestamp_micros();
         let mut events = admitted.events.as_slice();
-        let outcomes = admitted.new_outcomes();
-        let mut outcomes = outcomes.as_slice();
+        let new = admitted.new_outcomes();
+        let mut outcomes = new.as_slice();
+        let mut number = self.keys.last() + 1;
         while events.len() > ROWS_MAX || outcomes.len() > ROWS_MAX {
             let (some_events, other_events) = events.split_at(events.len().min(ROWS_MAX));
             let (some, others) = outcomes.split_at(outcomes.len().min(ROWS_MAX));
             let text = inserts(some_events.len(), some.len());
-            bind_rows(sqlx::query(&text), some_events, some, recorded_at)
+            bind_rows(sqlx::query(&text), some_events, some, number, recorded_at)
                 .execute(self.exchange.connection())
                 .await?;
             (events, outcomes) = (other_events, others);
+            number += some.len() as i64;
         }
+        let slice = self.keys.slice();
         let mut text = inserts(events.len(), outcomes.len());
+        if slice.is_some() {
+            text.push_str(INDEX);
+        }
         text.push_str(MOVE_HEAD);
-        let query = bind_rows(sqlx::query(&text), events, outcomes, recorded_at);
+        let mut query = bind_rows(sqlx::query(&text), events, outcomes, number, recorded_at);
+        if let Some(slice) = &slice {
+            query = slice.bind(query)?;
+        }
         bind_head(query, from, &admitted.head)
             .execute(self.exchange.connection())
             .await?;
         self.exchange.done();
+        let keys = new.iter().map(|(key, _)| *key);
+        self.keys.committed(keys, slice);
         Ok(())
     }
 
@@ -173,12 +193,11 @@ fn inserts(events: usize, outcomes: usize) -> String {
     text
 }
 
-type Bound<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
-
 fn bind_rows<'q>(
     mut query: Bound<'q>,
     events: &'q [Arc<RecordedEvent>],
     outcomes: &'q [NewOutcome<'q>],
+    first_number: i64,
     recorded_at: i64,
 ) -> Bound<'q> {
     for event in events {
@@ -196,8 +215,9 @@ fn bind_rows<'q>(
             .bind(stored.hash.as_bytes().as_slice());
     }
     query = bind_nulls(query, left_over(events.len()) * EVENT_COLUMNS);
-    for (key, outcome) in outcomes {
+    for (number, (key, outcome)) in (first_number..).zip(outcomes) {
         query = query
+            .bind(number)
             .bind(*key)
             .bind(outcome.fingerprint.as_slice())
             .bind(&outcome.outcome)
@@ -232,8 +252,4 @@ fn bind_head<'q>(query: Bound<'q>, from: Position, to: &'q HeadRow) -> Bound<'q>
         .bind(to_i64(to.usage.replaced))
         .bind(to_i64(to.subscription_version))
         .bind(to_i64(to.card_serials_reserved))
-}
-
-fn json(texts: &[&str]) -> Result<String, sqlx::Error> {
-    serde_json::to_string(texts).map_err(|error| sqlx::Error::Encode(error.into()))
 }

@@ -1,9 +1,8 @@
 //! Reading a ledger back from its SQLite file.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use application::ports::{HistoryFilter, RecordedEvent, RecordedOutcome, StoredEvent};
+use application::ports::{HistoryFilter, RecordedEvent, StoredEvent};
 use chrono::DateTime;
 use cqrs_es::Aggregate;
 use domain::chain::Hash;
@@ -77,19 +76,6 @@ pub(super) async fn history(
     rows.iter().map(stored_event).collect()
 }
 
-/// What was answered under a key.
-pub(super) async fn outcome(
-    readers: &SqlitePool,
-    key: &str,
-) -> Result<Option<RecordedOutcome>, StoreError> {
-    let row =
-        sqlx::query("select key, fingerprint, outcome, position from idempotency where key = ?")
-            .bind(key)
-            .fetch_optional(readers)
-            .await?;
-    row.as_ref().map(recorded_outcome).transpose()
-}
-
 /// Reads the head row; see [`head_row`].
 pub(super) const HEAD: &str = "select position, hash, issued, active, suspended, revoked, expired, \
      replaced, subscription_version, card_serials_reserved from head where id = 1";
@@ -141,23 +127,6 @@ pub(super) async fn subscription(
         }
     }
     Ok(subscription)
-}
-
-/// Rows of `key, fingerprint, outcome, position`, by key.
-pub(super) fn outcomes(rows: &[SqliteRow]) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
-    let by_key = |row: &SqliteRow| Ok((row.try_get(0)?, recorded_outcome(row)?));
-    rows.iter().map(by_key).collect()
-}
-
-fn recorded_outcome(row: &SqliteRow) -> Result<RecordedOutcome, StoreError> {
-    Ok(RecordedOutcome {
-        fingerprint: row
-            .try_get::<&[u8], _>(1)?
-            .try_into()
-            .map_err(|_| StoreError::Malformed("fingerprint"))?,
-        outcome: row.try_get(2)?,
-        position: from_i64(row.try_get(3)?)?,
-    })
 }
 
 fn stored_event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {

@@ -9,6 +9,7 @@ say() { printf '== %s\n' "$*"; }
 needs='
 cc     gcc    Cargo.toml
 curl   curl   tests/smoke.sh
+pg_ctlcluster postgresql tests/servers/postgres.rs
 '
 
 install_missing() {

@@ -15,6 +15,7 @@ mod serials;
 mod tail;
 mod writer;
 
+pub mod postgres;
 pub mod sqlite;
 
 use std::collections::HashMap;
@@ -64,6 +65,8 @@ enum StoreError {
     Undecodable(#[from] UndecodableEvent),
     #[error("the stored {0} is malformed")]
     Malformed(&'static str),
+    #[error("another node has moved the head since it was read")]
+    Moved,
     #[error("deciding or storing a batch has panicked")]
     Panicked,
 }
@@ -73,7 +76,7 @@ trait Engine: Send + Sync + 'static {
     /// Works a batch through in one transaction.
     fn commit(
         &self,
-        batch: Vec<Prepared>,
+        batch: &[Prepared],
         memory: &Memory,
     ) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
@@ -89,7 +92,7 @@ trait Engine: Send + Sync + 'static {
 
 /// The transaction of a batch. If it is dropped between its two methods, nothing has happened.
 trait Transaction: Send {
-    /// Begins; locks the head and reads it, with what was answered under those of the keys that
+    /// Begins; reads the head, with what was answered under those of the keys that
     /// were used before, and how many events those of the aggregates have that have any.
     fn begin(
         &mut self,
@@ -103,8 +106,8 @@ trait Transaction: Send {
         decoder: &Decoder,
     ) -> impl Future<Output = Result<TenantSubscription, StoreError>> + Send;
 
-    /// Stores everything that was admitted, moves the head last, if it is still at `from`, and
-    /// commits.
+    /// Stores everything that was admitted, moves the head, if it is still where it was read, and
+    /// commits. [`StoreError::Moved`] if it is not; nothing is stored then.
     fn commit(
         self,
         from: Position,
@@ -134,7 +137,7 @@ struct Committed {
 /// Reads what the batch needs to know, decides it, stores what was admitted.
 async fn work_through<T: Transaction>(
     mut transaction: T,
-    batch: Vec<Prepared>,
+    batch: &[Prepared],
     memory: &Memory,
 ) -> Result<Committed, StoreError> {
     let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
@@ -149,7 +152,7 @@ async fn work_through<T: Transaction>(
     let from = before.head.position;
     let mut admission = Admission::new(before, subscription, memory.clock.now());
     let verdicts = batch
-        .into_iter()
+        .iter()
         .map(|append| admission.decide(append))
         .collect();
     let serials = memory

@@ -171,7 +171,7 @@ impl Admission {
     }
 
     /// Decides one append; if it is admitted, everything after it stands on it.
-    pub(super) fn decide(&mut self, append: Prepared) -> Result<Appended, AppendError> {
+    pub(super) fn decide(&mut self, append: &Prepared) -> Result<Appended, AppendError> {
         if let Some(record) = &append.idempotency
             && let Some(before) = self.outcomes.get(&record.key)
         {
@@ -208,33 +208,28 @@ impl Admission {
         }
     }
 
-    fn record(&mut self, append: Prepared, usage: Usage) -> Appended {
+    fn record(&mut self, append: &Prepared, usage: Usage) -> Appended {
         self.head.usage = usage;
-        for stream in append.streams {
+        for stream in &append.streams {
             self.record_stream(stream);
         }
-        if let Some(IdempotencyRecord {
-            key,
-            fingerprint,
-            outcome,
-        }) = append.idempotency
-        {
+        if let Some(record) = &append.idempotency {
             let recorded = RecordedOutcome {
-                fingerprint,
-                outcome,
+                fingerprint: record.fingerprint,
+                outcome: record.outcome.clone(),
                 position: self.head.position,
             };
-            self.new_outcomes.push(key.clone());
-            self.outcomes.insert(key, recorded);
+            self.new_outcomes.push(record.key.clone());
+            self.outcomes.insert(record.key.clone(), recorded);
         }
         Appended::Committed(self.head.position)
     }
 
-    fn record_stream(&mut self, stream: PreparedStream) {
+    fn record_stream(&mut self, stream: &PreparedStream) {
         let mut sequence = stream.expected;
-        for (event, payload) in stream.events {
+        for (event, payload) in &stream.events {
             sequence += 1;
-            if let Event::Subscription(event) = &event {
+            if let Event::Subscription(event) = event {
                 Arc::make_mut(&mut self.subscription).evolve(event.clone());
                 self.head.subscription_version += 1;
             }
@@ -245,7 +240,7 @@ impl Admission {
                 sequence,
                 event_type: event.name().to_owned(),
                 event_version: event.version().to_owned(),
-                payload,
+                payload: payload.clone(),
                 metadata: stream.metadata.clone(),
                 recorded_at: self.now,
                 hash: self.head.hash,
@@ -253,8 +248,11 @@ impl Admission {
             stored.hash = stored.link().hash(&self.head.hash);
             self.head.position = stored.position;
             self.head.hash = stored.hash;
-            self.events.push(Arc::new(RecordedEvent { stored, event }));
+            self.events.push(Arc::new(RecordedEvent {
+                stored,
+                event: event.clone(),
+            }));
         }
-        self.versions.set(stream.kind, stream.id, sequence);
+        self.versions.set(stream.kind, stream.id.clone(), sequence);
     }
 }

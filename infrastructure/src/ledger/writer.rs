@@ -198,7 +198,7 @@ impl Batch {
 async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
     let started = Instant::now();
     histogram!("ledger_batch_appends").record(batch.appends.len() as f64);
-    let commit = engine.commit(batch.appends, memory);
+    let commit = engine.commit(&batch.appends, memory);
     let outcome = AssertUnwindSafe(commit)
         .catch_unwind()
         .await

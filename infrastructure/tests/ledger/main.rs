@@ -3,7 +3,10 @@
 //! `conformance` asks only for a ledger under test, so a second engine runs the same sentences.
 //! Nothing here sleeps: what is waited for is the answer to an append queued later.
 
+#[path = "../../../tests/servers/postgres.rs"]
+mod cluster;
 mod conformance;
+mod postgres;
 mod properties;
 mod sqlite;
 mod stores;

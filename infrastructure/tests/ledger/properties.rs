@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::runtime::Runtime;
 
+use crate::postgres::PostgresUnderTest;
 use crate::world::*;
 
 /// One append, on one of a few cards, so that appends meet.
@@ -65,8 +66,8 @@ fn gist(answer: &Result<Appended, AppendError>) -> String {
 }
 
 /// The answers of appends given one by one, and all at once.
-async fn answers(appends: &[Append], at_once: bool) -> Vec<String> {
-    let world = on_plan::<SqliteUnderTest>("free").await;
+async fn answers<L: LedgerUnderTest>(appends: &[Append], at_once: bool) -> Vec<String> {
+    let world = on_plan::<L>("free").await;
     let ledger = world.ledger();
     let appends = appends.iter().cloned().map(|it| ledger.append(it));
     let answers = match at_once {
@@ -85,16 +86,30 @@ async fn answers(appends: &[Append], at_once: bool) -> Vec<String> {
     answers.iter().map(gist).collect()
 }
 
+fn compare<L: LedgerUnderTest>(steps: &[Step]) -> Result<(), TestCaseError> {
+    let cards: Vec<_> = (0..5).map(|_| new_id()).collect();
+    let appends: Vec<_> = steps.iter().map(|step| to_append(step, &cards)).collect();
+    let runtime = Runtime::new().expect("a runtime");
+    let one_by_one = runtime.block_on(answers::<L>(&appends, false));
+    let at_once = runtime.block_on(answers::<L>(&appends, true));
+    prop_assert_eq!(one_by_one, at_once);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_batch_answers_as_one_append_after_the_other(steps in prop::collection::vec(step(), 1..80)) {
-        let cards: Vec<_> = (0..5).map(|_| new_id()).collect();
-        let appends: Vec<_> = steps.iter().map(|step| to_append(step, &cards)).collect();
-        let runtime = Runtime::new().expect("a runtime");
-        let one_by_one = runtime.block_on(answers(&appends, false));
-        let at_once = runtime.block_on(answers(&appends, true));
-        prop_assert_eq!(one_by_one, at_once);
+    fn a_batch_answers_as_one_append_after_the_other_on_sqlite(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        compare::<SqliteUnderTest>(&steps)?;
+    }
+
+    #[test]
+    fn a_batch_answers_as_one_append_after_the_other_on_postgresql(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        compare::<PostgresUnderTest>(&steps)?;
     }
 }

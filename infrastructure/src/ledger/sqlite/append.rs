@@ -67,7 +67,7 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
-    async fn commit(&self, batch: Vec<Prepared>, memory: &Memory) -> Result<Committed, StoreError> {
+    async fn commit(&self, batch: &[Prepared], memory: &Memory) -> Result<Committed, StoreError> {
         let append = SqliteAppend {
             tenant: self.tenant,
             exchange: self.database.exchange().await?,

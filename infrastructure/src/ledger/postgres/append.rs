@@ -1,0 +1,266 @@
+//! The append in PostgreSQL: one statement to read, one to store, and no lock held between them.
+//!
+//! What a batch must know comes from one statement, so it belongs to one revision of the head. The
+//! statement that stores moves the head, if it is still at that revision, and selects all that it
+//! stores together with the moved head. So the lock is held for one statement, and a batch that
+//! was decided on an outdated state stores nothing and is decided again. After a few such losses
+//! the head is locked before it is read.
+//!
+//! The same makes it safe to store again what may have been stored: it is not stored twice.
+
+use std::time::Duration;
+
+use domain::event::Decoder;
+use domain::ids::Position;
+use domain::subscription::TenantSubscription;
+use sqlx::Postgres;
+
+use super::super::admission::{Admission, Prepared};
+use super::super::{
+    Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
+};
+use super::Schema;
+use super::read::{Reader, to_i64};
+
+/// How often another node may be faster before the head is locked.
+const UNLOCKED_ATTEMPTS: usize = 2;
+/// How often a statement is tried again whose answer was lost or that PostgreSQL gave up.
+const TRIES_MAX: u32 = 4;
+/// How long to wait before that; it grows with each time.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The tenant's schema, for writing.
+pub(super) struct PostgresEngine {
+    reader: Reader,
+    lock: String,
+    store: String,
+    is_stored: String,
+}
+
+impl PostgresEngine {
+    pub(super) fn new(reader: Reader, schema: &Schema) -> Self {
+        let head = schema.table("head");
+        let events = schema.table("events");
+        let idempotency = schema.table("idempotency");
+        Self {
+            reader,
+            lock: format!("select 1 from {head} where id = 1 for update"),
+            store: format!(
+                "with moved as (update {head} set revision = revision + 1, position = $2, \
+                 hash = $3, issued = $4, active = $5, suspended = $6, revoked = $7, expired = $8, \
+                 replaced = $9, subscription_version = $10, card_serials_reserved = $11 \
+                 where id = 1 and revision = $1 returning revision), \
+                 happened as (insert into {events} (position, aggregate_type, aggregate_id, \
+                 sequence, event_type, event_version, payload, metadata, hash, recorded_at) \
+                 select event.position, aggregate_type, aggregate_id, sequence, event_type, \
+                 event_version, payload::json, metadata::json, event.hash, $12 \
+                 from moved, unnest($13::bigint[], $14::text[], $15::text[], $16::bigint[], \
+                 $17::text[], $18::text[], $19::text[], $20::text[], $21::bytea[]) \
+                 as event (position, aggregate_type, aggregate_id, sequence, event_type, \
+                 event_version, payload, metadata, hash)), \
+                 answered as (insert into {idempotency} (key, fingerprint, outcome, position, \
+                 recorded_at) select key, fingerprint, outcome, answer.position, $12 \
+                 from moved, unnest($22::text[], $23::bytea[], $24::text[], $25::bigint[]) \
+                 as answer (key, fingerprint, outcome, position)) \
+                 select count(*) = 1 from moved"
+            ),
+            is_stored: format!(
+                "select exists (select from {events} where position = $1 and hash = $2)"
+            ),
+        }
+    }
+}
+
+impl Engine for PostgresEngine {
+    async fn commit(&self, batch: &[Prepared], memory: &Memory) -> Result<Committed, StoreError> {
+        let mut attempts = 0;
+        loop {
+            let append = PostgresAppend {
+                engine: self,
+                lock_first: attempts >= UNLOCKED_ATTEMPTS,
+                locked: None,
+                revision: 0,
+            };
+            match work_through(append, batch, memory).await {
+                Err(StoreError::Moved) => attempts += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn load(&self, decoder: &Decoder) -> Result<(HeadRow, TenantSubscription), StoreError> {
+        loop {
+            let head = self.reader.head().await?;
+            let pool = &self.reader.pool;
+            let (version, subscription) = self.reader.subscription(pool, decoder).await?;
+            // Another node may have added to it in between.
+            if version == head.subscription_version {
+                return Ok((head, subscription));
+            }
+        }
+    }
+
+    fn distrust(&self) {
+        // The pool drops connections that broke; nothing else is held.
+    }
+}
+
+struct PostgresAppend<'a> {
+    engine: &'a PostgresEngine,
+    lock_first: bool,
+    /// The transaction that has the head locked, if it is locked first.
+    locked: Option<sqlx::Transaction<'static, Postgres>>,
+    /// At which the head was read.
+    revision: i64,
+}
+
+impl PostgresAppend<'_> {
+    async fn read(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
+        let reader = &self.engine.reader;
+        let (revision, before) = match self.lock_first {
+            false => reader.before(&reader.pool, keys, ids).await?,
+            true => {
+                let mut transaction = reader.pool.begin().await?;
+                sqlx::query(&self.engine.lock)
+                    .execute(&mut *transaction)
+                    .await?;
+                let read = reader.before(&mut *transaction, keys, ids).await?;
+                self.locked = Some(transaction);
+                read
+            }
+        };
+        self.revision = revision;
+        Ok(before)
+    }
+
+    /// Whether the head was still where it was read; then all is stored and committed.
+    async fn store(&mut self, admitted: &Admission) -> Result<bool, sqlx::Error> {
+        let Some(mut transaction) = self.locked.take() else {
+            let pool = &self.engine.reader.pool;
+            return self.query(admitted).fetch_one(pool).await;
+        };
+        let stored = self.query(admitted).fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(stored)
+    }
+
+    fn query<'q>(
+        &'q self,
+        admitted: &'q Admission,
+    ) -> sqlx::query::QueryScalar<'q, Postgres, bool, sqlx::postgres::PgArguments> {
+        let head = &admitted.head;
+        let stored = admitted.events.iter().map(|event| &event.stored);
+        macro_rules! events {
+            ($column:expr) => {
+                stored.clone().map($column).collect::<Vec<_>>()
+            };
+        }
+        let outcomes = admitted.new_outcomes();
+        macro_rules! outcomes {
+            ($column:expr) => {
+                outcomes.iter().map($column).collect::<Vec<_>>()
+            };
+        }
+        sqlx::query_scalar(&self.engine.store)
+            .bind(self.revision)
+            .bind(to_i64(head.position))
+            .bind(head.hash.as_bytes().as_slice())
+            .bind(to_i64(head.usage.issued))
+            .bind(to_i64(head.usage.active))
+            .bind(to_i64(head.usage.suspended))
+            .bind(to_i64(head.usage.revoked))
+            .bind(to_i64(head.usage.expired))
+            .bind(to_i64(head.usage.replaced))
+            .bind(to_i64(head.subscription_version))
+            .bind(to_i64(head.card_serials_reserved))
+            .bind(admitted.now.timestamp_micros())
+            .bind(events!(|event| to_i64(event.position)))
+            .bind(events!(|event| event.aggregate_type.as_str()))
+            .bind(events!(|event| event.aggregate_id.as_str()))
+            .bind(events!(|event| to_i64(event.sequence)))
+            .bind(events!(|event| event.event_type.as_str()))
+            .bind(events!(|event| event.event_version.as_str()))
+            .bind(events!(|event| event.payload.as_str()))
+            .bind(events!(|event| event.metadata.as_str()))
+            .bind(events!(|event| event.hash.as_bytes().as_slice()))
+            .bind(outcomes!(|(key, _)| *key))
+            .bind(outcomes!(|(_, it)| it.fingerprint.as_slice()))
+            .bind(outcomes!(|(_, it)| it.outcome.as_str()))
+            .bind(outcomes!(|(_, it)| to_i64(it.position)))
+    }
+
+    /// Whether a storing whose answer was lost has been done. One without events is decided again
+    /// and then finds its outcomes.
+    async fn is_stored(&self, admitted: &Admission) -> Result<bool, sqlx::Error> {
+        if admitted.events.is_empty() {
+            return Ok(false);
+        }
+        sqlx::query_scalar(&self.engine.is_stored)
+            .bind(to_i64(admitted.head.position))
+            .bind(admitted.head.hash.as_bytes().as_slice())
+            .fetch_one(&self.engine.reader.pool)
+            .await
+    }
+}
+
+impl Transaction for PostgresAppend<'_> {
+    async fn begin(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.read(keys, ids).await {
+                Err(StoreError::Database(error)) if passes(&error) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE * tries).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn subscription(&mut self, decoder: &Decoder) -> Result<TenantSubscription, StoreError> {
+        let reader = &self.engine.reader;
+        let (_, subscription) = match &mut self.locked {
+            None => reader.subscription(&reader.pool, decoder).await?,
+            Some(locked) => reader.subscription(&mut **locked, decoder).await?,
+        };
+        // If it is newer than the head that was read, the head has moved.
+        Ok(subscription)
+    }
+
+    async fn commit(mut self, _from: Position, admitted: &Admission) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.store(admitted).await {
+                Ok(true) => return Ok(()),
+                Ok(false) if tries > 0 && self.is_stored(admitted).await? => return Ok(()),
+                Ok(false) => return Err(StoreError::Moved),
+                Err(error) if passes(&error) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE * tries).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn rollback(self) -> Result<(), StoreError> {
+        match self.locked {
+            Some(locked) => Ok(locked.rollback().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the same statement may succeed in a moment: the connection was lost, the server stops or
+/// starts, or the transaction was given up for another's sake.
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            let shuts_down = ["57P01", "57P02", "57P03"].contains(&&*code);
+            // Connection exceptions; serialization failure and deadlock; too many connections.
+            shuts_down || code.starts_with("08") || code.starts_with("40") || code == "53300"
+        }),
+        _ => false,
+    }
+}

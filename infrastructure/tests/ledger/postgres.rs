@@ -1,0 +1,207 @@
+//! The PostgreSQL ledger: every sentence of the conformance suite, and what many nodes and a
+//! server that goes away can do to it.
+
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{AppendError, Appended, Clock, Ledger, Random};
+use domain::ids::TenantId;
+use futures::future::join_all;
+use infrastructure::clock::SystemRandom;
+use infrastructure::ledger::postgres::{PostgresLedger, Schema};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+use crate::cluster::Cluster;
+use crate::conformance::conformance;
+use crate::world::*;
+
+conformance!(PostgresUnderTest);
+
+/// A schema in the cluster that the tests share.
+pub struct PostgresUnderTest {
+    pool: PgPool,
+    clock: Arc<TestClock>,
+    ledger: Arc<PostgresLedger>,
+    tenant: TenantId,
+    doorbell: Doorbell,
+}
+
+impl PostgresUnderTest {
+    /// The ledger as another node has it.
+    async fn another_node(&self) -> Arc<PostgresLedger> {
+        open_ledger(self.tenant, connect(), &self.clock, &self.doorbell).await
+    }
+
+    /// The name of a table of the tenant.
+    fn table(&self, name: &str) -> String {
+        format!("t_{}.{name}", self.tenant.to_string().replace('-', ""))
+    }
+}
+
+fn connect() -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(4)
+        .connect_lazy_with(Cluster::shared().options())
+}
+
+async fn open_ledger(
+    tenant: TenantId,
+    pool: PgPool,
+    clock: &Arc<TestClock>,
+    doorbell: &Doorbell,
+) -> Arc<PostgresLedger> {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let ledger = PostgresLedger::open(tenant, pool, clock, doorbell.clone(), WAITING_MAX).await;
+    Arc::new(ledger.expect("a ledger"))
+}
+
+impl LedgerUnderTest for PostgresUnderTest {
+    async fn start() -> Self {
+        let pool = connect();
+        let (clock, doorbell) = (Arc::<TestClock>::default(), Doorbell::default());
+        let tenant = TenantId::new(SystemRandom.id());
+        let shard = Cluster::shared().options();
+        Schema::of(tenant).migrate(&shard).await.expect("a schema");
+        let ledger = open_ledger(tenant, pool.clone(), &clock, &doorbell).await;
+        Self {
+            pool,
+            clock,
+            ledger,
+            tenant,
+            doorbell,
+        }
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.ledger) as Arc<dyn Ledger>
+    }
+
+    async fn reopen(&mut self) {
+        self.ledger.close().await;
+        self.pool.close().await;
+        self.pool = connect();
+        let pool = self.pool.clone();
+        self.ledger = open_ledger(self.tenant, pool, &self.clock, &self.doorbell).await;
+    }
+
+    async fn hold(&self) -> Box<dyn Held + '_> {
+        let mut transaction = self.pool.begin().await.expect("a transaction");
+        sqlx::query(&format!("select 1 from {} for update", self.table("head")))
+            .execute(&mut *transaction)
+            .await
+            .expect("the head, locked");
+        Box::new(transaction)
+    }
+
+    fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    fn clock(&self) -> &TestClock {
+        &self.clock
+    }
+
+    fn doorbell(&self) -> &Doorbell {
+        &self.doorbell
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_600_issuances_on_three_nodes_exactly_500_fit_the_quota() {
+    let world = on_plan::<PostgresUnderTest>("free").await;
+    let nodes = [
+        world.another_node().await,
+        world.another_node().await,
+        world.another_node().await,
+    ];
+    let answers = join_all((0..600).map(|nth| nodes[nth % 3].append(issue()))).await;
+    let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
+    let refused = answers.iter();
+    let refused = refused.filter(|answer| matches!(answer, Err(AppendError::NotAdmitted(_))));
+    assert_eq!((admitted, refused.count()), (500, 100));
+    // The last to have appended sees all of it.
+    let change = subscription(world.tenant(), 1, vec![upgraded("free", "pro")]);
+    committed(nodes[0].append(change).await);
+    assert_sound(&*nodes[0]).await;
+    // The others have not heard of the upgrade; their next append finds it.
+    committed(nodes[1].append(issue()).await);
+    assert_sound(&*nodes[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_done_once_whatever_node_it_is_repeated_on() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let nodes = [world.another_node().await, world.another_node().await];
+    for nth in 0..50 {
+        let request = issue_under(&nth.to_string(), 1);
+        let answers = join_all(nodes.iter().map(|node| node.append(request.clone()))).await;
+        let done = answers
+            .iter()
+            .filter(|answer| matches!(answer, Ok(Appended::Committed(_))));
+        assert_eq!(done.count(), 1, "{answers:?}");
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+    assert_eq!(everything(&*nodes[0]).await.len(), 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serials_are_never_handed_out_twice_whatever_node_is_asked() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let nodes = [world.another_node().await, world.another_node().await];
+    let serials = join_all((0..4_000).map(|nth| nodes[nth % 2].next_card_serial())).await;
+    let mut serials: Vec<_> = serials.into_iter().map(Result::unwrap).collect();
+    serials.sort_unstable();
+    serials.dedup();
+    assert_eq!(serials.len(), 4_000);
+}
+
+/// As when PostgreSQL is stopped: every connection is cut, also in the middle of a statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_whose_connection_is_cut_are_done_once() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let application = format!("cut-{}", world.tenant());
+    let options = Cluster::shared().options().application_name(&application);
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .connect_lazy_with(options);
+    let ledger = open_ledger(world.tenant, pool, &world.clock, &world.doorbell).await;
+    let cutter = {
+        let (pool, application) = (world.pool.clone(), application.clone());
+        tokio::spawn(async move {
+            let mut cut = 0;
+            while cut < 60 {
+                let rows = sqlx::query(
+                    "select pg_terminate_backend(pid) from pg_stat_activity \
+                     where application_name = $1 and state <> 'idle'",
+                )
+                .bind(&application)
+                .fetch_all(&pool)
+                .await
+                .expect("cut");
+                cut += rows.len();
+            }
+        })
+    };
+    let (mut done, mut unknown) = (0, 0);
+    while !cutter.is_finished() {
+        let answers = join_all((0..20).map(|_| ledger.append(issue()))).await;
+        for answer in answers {
+            match answer {
+                Ok(_) => done += 1,
+                Err(AppendError::Unavailable(_)) => unknown += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+    cutter.await.expect("cut");
+    committed(ledger.append(issue()).await);
+    assert_sound(&*ledger).await;
+    let stored = everything(&*ledger).await.len();
+    // The start of the subscription, and the last one.
+    let acknowledged = done + 2;
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&stored),
+        "{stored} stored, {acknowledged} acknowledged, {unknown} unknown"
+    );
+}

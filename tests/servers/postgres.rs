@@ -1,0 +1,109 @@
+//! A private PostgreSQL cluster for tests: from the installed binaries, in a temporary directory,
+//! on a free port. It ends with the test process, however that ends.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use sqlx::postgres::PgConnectOptions;
+
+/// A running cluster, shared by the tests of a process.
+pub struct Cluster {
+    port: u16,
+    /// Its standard input is what the cluster lives by.
+    _keeper: Child,
+}
+
+/// Makes the cluster, starts it, says so, and stops it when nobody holds the input any more.
+/// PostgreSQL refuses to run as root; then it runs as the user that its package made.
+const KEEPER: &str = r#"
+set -eu
+directory=$(mktemp -d)
+trap 'rm -rf "$directory"' EXIT
+as=()
+if [ "$(id -u)" -eq 0 ]; then
+  chown postgres "$directory"
+  as=(setpriv --reuid=postgres --regid=postgres --clear-groups)
+fi
+cd "$directory"
+"${as[@]}" "$BIN/initdb" --pgdata=data --username=tests --auth=trust --no-sync >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
+"${as[@]}" "$BIN/postgres" -D data -p "$PORT" -k "$directory" -c listen_addresses=127.0.0.1 \
+  -c max_connections=200 </dev/null >server.log 2>&1 &
+server=$!
+for _ in $(seq 300); do
+  "${as[@]}" "$BIN/pg_isready" -q -h 127.0.0.1 -p "$PORT" && break
+  kill -0 "$server" || { cat server.log >&2; exit 1; }
+  sleep 0.1 # a server that starts has nothing to be waited on
+done
+echo ready
+cat >/dev/null
+kill -INT "$server"
+wait "$server" || true
+"#;
+
+impl Cluster {
+    /// The cluster of this process, started when it is first asked for.
+    pub fn shared() -> &'static Self {
+        static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+        &CLUSTER
+    }
+
+    fn start() -> Self {
+        let port = free_port();
+        let mut keeper = Command::new("bash")
+            .args(["-c", KEEPER])
+            .env("BIN", binaries())
+            .env("PORT", port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("bash");
+        let mut ready = [0; 5];
+        let said = keeper
+            .stdout
+            .as_mut()
+            .expect("piped")
+            .read_exact(&mut ready);
+        said.expect("PostgreSQL did not start; what it said is above");
+        Self {
+            port,
+            _keeper: keeper,
+        }
+    }
+
+    /// How to reach it.
+    pub fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username("tests")
+            .database("postgres")
+    }
+}
+
+/// Where the newest installed version is: Debian keeps them beside each other, off the path.
+fn binaries() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let newest = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .max_by_key(|bin| version(bin));
+    newest.expect("PostgreSQL is not installed: apt-get install postgresql, or run tests/run.sh")
+}
+
+fn version(bin: &Path) -> u32 {
+    let directory = bin.parent().and_then(Path::file_name);
+    let number = directory.and_then(|name| name.to_str()?.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}

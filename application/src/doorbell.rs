@@ -30,11 +30,21 @@ struct Shared {
 impl Doorbell {
     /// Tells every listener that the tenant's ledger has reached `position`.
     pub fn ring(&self, tenant: TenantId, position: Position) {
+        self.ring_if(tenant, position, |_| true);
+    }
+
+    /// The same for every listener but one: who passes on what it has heard elsewhere does not
+    /// hear itself.
+    pub fn ring_others(&self, but: &Mailbox, tenant: TenantId, position: Position) {
+        self.ring_if(tenant, position, |it| !Arc::ptr_eq(it, &but.shared));
+    }
+
+    fn ring_if(&self, tenant: TenantId, position: Position, hears: impl Fn(&Arc<Shared>) -> bool) {
         let mailboxes = self
             .mailboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for mailbox in mailboxes.iter() {
+        for mailbox in mailboxes.iter().filter(|it| hears(it)) {
             let mut rung = mailbox.rung.lock().unwrap_or_else(PoisonError::into_inner);
             let newest = rung.entry(tenant).or_default();
             *newest = position.max(*newest);

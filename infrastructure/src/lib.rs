@@ -4,6 +4,7 @@
 //! and nowhere else.
 
 pub mod database;
+pub mod doorbell;
 
 pub mod ledger;
 pub mod tenants;

@@ -119,6 +119,19 @@ impl PostgresLedger {
         })
     }
 
+    /// Another node says that the ledger has reached `position`, or 0 to say that it may have
+    /// moved: brings [`Ledger::head`] up to date, if it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if it cannot be read; the next append reads it in any case.
+    pub async fn heard(&self, position: Position) -> Result<(), Unavailable> {
+        if position > 0 && self.memory.head.load().position >= position {
+            return Ok(());
+        }
+        self.writer.look().await
+    }
+
     /// Finishes what is queued; every later append is refused. The pool stays open.
     pub async fn close(&self) {
         self.writer.close().await;

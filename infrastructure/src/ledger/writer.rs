@@ -41,6 +41,8 @@ enum Work {
     },
     /// Reserve serials if none are in stock.
     Serials(oneshot::Sender<()>),
+    /// Another node has written: look where the head is.
+    Look(oneshot::Sender<()>),
 }
 
 /// The callers' end of the writer.
@@ -117,6 +119,16 @@ impl Writer {
         }
     }
 
+    /// Brings the head in memory up to date: through the queue, so that nothing newer is replaced.
+    pub(super) async fn look(&self) -> Result<(), Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        self.queue
+            .send(Work::Look(answer))
+            .await
+            .map_err(|_| closed())?;
+        answered.await.map_err(|_| Unavailable::new(WHAT))
+    }
+
     /// Takes no more, finishes what is queued, and waits for that.
     pub(super) async fn close(&self) {
         self.stop.cancel();
@@ -160,6 +172,7 @@ struct Batch {
     appends: Vec<Prepared>,
     answers: Vec<Answer>,
     restocked: Vec<oneshot::Sender<()>>,
+    looked: Vec<oneshot::Sender<()>>,
     room: Vec<OwnedSemaphorePermit>,
     bytes: usize,
 }
@@ -191,11 +204,18 @@ impl Batch {
                 self.bytes += bytes;
             }
             Work::Serials(restocked) => self.restocked.push(restocked),
+            Work::Look(looked) => self.looked.push(looked),
         }
     }
 }
 
 async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
+    if batch.appends.is_empty() && batch.restocked.is_empty() {
+        if look(engine, memory).await {
+            tell(batch.looked);
+        }
+        return;
+    }
     let started = Instant::now();
     histogram!("ledger_batch_appends").record(batch.appends.len() as f64);
     let commit = engine.commit(&batch.appends, memory);
@@ -207,15 +227,26 @@ async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
         Ok(committed) => {
             histogram!("ledger_commit_seconds").record(started.elapsed());
             settle(memory, committed, batch.answers);
-            for restocked in batch.restocked {
-                // Who no longer waits needs no answer; so with every answer here.
-                let _ = restocked.send(());
-            }
+            tell(batch.restocked);
+            // A batch begins with the head as it is.
+            tell(batch.looked);
         }
         Err(error) => {
             fail(memory, error, batch.answers);
-            recover(engine, memory).await;
+            engine.distrust();
+            // The failed batch may be committed all the same: what is stored says so. If that
+            // cannot be read either, the next batch reads it, before it decides anything.
+            if look(engine, memory).await {
+                tell(batch.looked);
+            }
         }
+    }
+}
+
+fn tell(waiting: Vec<oneshot::Sender<()>>) {
+    for waits in waiting {
+        // Who no longer waits needs no answer; so with every answer here.
+        let _ = waits.send(());
     }
 }
 
@@ -244,22 +275,24 @@ fn fail(memory: &Memory, error: StoreError, answers: Vec<Answer>) {
     }
 }
 
-/// The failed batch may be committed all the same: what is stored says so. If that cannot be read
-/// either, the next batch reads it, before it decides anything.
-async fn recover<E: Engine>(engine: &E, memory: &Memory) {
-    engine.distrust();
+/// Shows the head as it is stored; whether that could be read.
+async fn look<E: Engine>(engine: &E, memory: &Memory) -> bool {
+    let tenant = memory.tenant;
     match AssertUnwindSafe(engine.load(&memory.decoder))
         .catch_unwind()
         .await
     {
-        Ok(Ok((head, subscription))) => memory.publish(head, Arc::new(subscription), vec![]),
+        Ok(Ok((head, subscription))) => {
+            memory.publish(head, Arc::new(subscription), vec![]);
+            true
+        }
         Ok(Err(error)) => {
-            let tenant = memory.tenant;
-            tracing::error!(%tenant, error = &error as &dyn std::error::Error, "the head cannot be read after a failed batch");
+            tracing::error!(%tenant, error = &error as &dyn std::error::Error, "the head cannot be read");
+            false
         }
         Err(_) => {
-            let tenant = memory.tenant;
-            tracing::error!(%tenant, "reading the head after a failed batch has panicked");
+            tracing::error!(%tenant, "reading the head has panicked");
+            false
         }
     }
 }

@@ -124,9 +124,14 @@ async fn of_600_issuances_on_three_nodes_exactly_500_fit_the_quota() {
     let change = subscription(world.tenant(), 1, vec![upgraded("free", "pro")]);
     committed(nodes[0].append(change).await);
     assert_sound(&*nodes[0]).await;
-    // The others have not heard of the upgrade; their next append finds it.
+    // One has not heard of the upgrade; its next append finds it.
     committed(nodes[1].append(issue()).await);
     assert_sound(&*nodes[1]).await;
+    // One hears of it.
+    assert_eq!(nodes[2].head().subscription_version, 1);
+    nodes[2].heard(502).await.expect("read");
+    assert_eq!(nodes[2].head().subscription_version, 2);
+    assert_sound(&*nodes[2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,9 @@
 //! Absent on purpose: rules. Who may have how many cards is [`domain::usage::admit`].
 
 mod admission;
+mod column;
 mod serials;
+mod stored;
 mod tail;
 mod writer;
 

@@ -6,28 +6,17 @@ mod read;
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
-use application::ports::{
-    Append, AppendError, Appended, Clock, Head, HistoryFilter, Ledger, RecordedEvent,
-    RecordedOutcome, StoredEvent, Unavailable,
-};
-use async_trait::async_trait;
-use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
-use domain::card::DigitalCard;
-use domain::event::{AggregateKind, Decoder};
-use domain::ids::{Position, TenantId};
-use domain::subscription::TenantSubscription;
-use postgres_es::PostgresEventRepository;
+use application::ports::{Clock, Unavailable};
+use domain::ids::TenantId;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool};
 
 use self::append::PostgresEngine;
-use super::writer::Writer;
-use super::{Engine, Memory};
+pub use self::read::PostgresReader;
+use super::stored::StoredLedger;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations/postgres/tenant");
-
-const WHAT: &str = "the tenant's ledger";
 
 /// The schema of a tenant's tables. Made from its id only, so it can stand in a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,16 +68,11 @@ impl Schema {
 }
 
 /// A tenant's ledger, open.
-pub struct PostgresLedger {
-    memory: Arc<Memory>,
-    writer: Writer,
-    reader: read::Reader,
-    repository: PostgresEventRepository,
-}
+pub type PostgresLedger = StoredLedger<PostgresReader>;
 
 impl PostgresLedger {
     /// Reads the head and starts the writer, before which at most `waiting_max` appends may wait.
-    /// The tenant's [`Schema`] is there and up to date.
+    /// The tenant's [`Schema`] is there and up to date. Closing the ledger leaves the pool open.
     ///
     /// # Errors
     ///
@@ -101,100 +85,8 @@ impl PostgresLedger {
         waiting_max: usize,
     ) -> Result<Self, Unavailable> {
         let schema = Schema::of(tenant);
-        let repository = PostgresEventRepository::new(shard.clone())
-            .with_tables(&schema.table("events"), &schema.table("snapshots"));
-        let reader = read::Reader::new(tenant, shard, &schema);
+        let reader = PostgresReader::new(tenant, shard, &schema);
         let engine = PostgresEngine::new(reader.clone(), &schema);
-        let decoder = Decoder::default();
-        let state = engine
-            .load(&decoder)
-            .await
-            .map_err(|error| Unavailable::because(WHAT, error))?;
-        let memory = Arc::new(Memory::new(tenant, state, clock, doorbell, decoder));
-        Ok(Self {
-            writer: Writer::spawn(engine, Arc::clone(&memory), waiting_max),
-            repository,
-            reader,
-            memory,
-        })
-    }
-
-    /// Another node says that the ledger has reached `position`, or 0 to say that it may have
-    /// moved: brings [`Ledger::head`] up to date, if it is not.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] if it cannot be read; the next append reads it in any case.
-    pub async fn heard(&self, position: Position) -> Result<(), Unavailable> {
-        if position > 0 && self.memory.head.load().position >= position {
-            return Ok(());
-        }
-        self.writer.look().await
-    }
-
-    /// Finishes what is queued; every later append is refused. The pool stays open.
-    pub async fn close(&self) {
-        self.writer.close().await;
-    }
-}
-
-#[async_trait]
-impl Ledger for PostgresLedger {
-    fn head(&self) -> Arc<Head> {
-        self.memory.head.load_full()
-    }
-
-    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        self.writer.append(append).await
-    }
-
-    async fn load(
-        &self,
-        kind: AggregateKind,
-        id: &str,
-    ) -> Result<Vec<SerializedEvent>, Unavailable> {
-        match kind {
-            AggregateKind::Card => self.repository.get_events::<DigitalCard>(id).await,
-            AggregateKind::Subscription => {
-                self.repository.get_events::<TenantSubscription>(id).await
-            }
-        }
-        .map_err(|error| Unavailable::because(WHAT, error))
-    }
-
-    async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
-        self.reader
-            .outcome(key)
-            .await
-            .map_err(|error| Unavailable::because(WHAT, error))
-    }
-
-    async fn next_card_serial(&self) -> Result<u64, Unavailable> {
-        self.writer.next_serial().await
-    }
-
-    async fn read(
-        &self,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<Arc<RecordedEvent>>, Unavailable> {
-        if let Some(events) = self.memory.tail.read(after, limit) {
-            return Ok(events);
-        }
-        self.reader
-            .events(&self.memory.decoder, after, limit)
-            .await
-            .map_err(|error| Unavailable::because(WHAT, error))
-    }
-
-    async fn history(
-        &self,
-        filter: &HistoryFilter,
-        limit: usize,
-    ) -> Result<Vec<StoredEvent>, Unavailable> {
-        self.reader
-            .history(filter, limit)
-            .await
-            .map_err(|error| Unavailable::because(WHAT, error))
+        Self::start(tenant, engine, reader, clock, doorbell, waiting_max).await
     }
 }

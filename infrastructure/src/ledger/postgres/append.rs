@@ -16,11 +16,12 @@ use domain::subscription::TenantSubscription;
 use sqlx::Postgres;
 
 use super::super::admission::{Admission, Prepared};
+use super::super::column::to_i64;
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
 use super::Schema;
-use super::read::{Reader, to_i64};
+use super::read::PostgresReader;
 
 /// How often another node may be faster before the head is locked.
 const UNLOCKED_ATTEMPTS: usize = 2;
@@ -31,14 +32,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// The tenant's schema, for writing.
 pub(super) struct PostgresEngine {
-    reader: Reader,
+    reader: PostgresReader,
     lock: String,
     store: String,
     is_stored: String,
 }
 
 impl PostgresEngine {
-    pub(super) fn new(reader: Reader, schema: &Schema) -> Self {
+    pub(super) fn new(reader: PostgresReader, schema: &Schema) -> Self {
         let head = schema.table("head");
         let events = schema.table("events");
         let idempotency = schema.table("idempotency");

@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use application::ports::{HistoryFilter, RecordedEvent, RecordedOutcome, StoredEvent};
-use chrono::DateTime;
+use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
-use domain::chain::Hash;
-use domain::event::{AggregateKind, Decoder, Event};
+use cqrs_es::persist::PersistedEventRepository;
+use domain::event::{AggregateKind, Decoder};
 use domain::ids::{TenantId, Version};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
+use postgres_es::PostgresEventRepository;
 use sqlx::postgres::PgRow;
 use sqlx::query_builder::QueryBuilder;
 use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool, Postgres, Row};
 
 use super::super::admission::Versions;
+use super::super::column::{self, from_i64};
+use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
 use super::Schema;
 
@@ -25,9 +27,10 @@ const HEAD: &str = "revision, position, hash, issued, active, suspended, revoked
 
 /// The statements that read a tenant's schema, and the shard's connections.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub struct PostgresReader {
     pub(super) pool: PgPool,
     tenant: TenantId,
+    repository: Arc<PostgresEventRepository>,
     texts: Arc<Texts>,
 }
 
@@ -45,7 +48,7 @@ type OutcomeRow = (String, String, String, i64);
 /// Aggregate id, aggregate type, how many events it has.
 type VersionRow = (String, String, i64);
 
-impl Reader {
+impl PostgresReader {
     pub(super) fn new(tenant: TenantId, pool: PgPool, schema: &Schema) -> Self {
         let head = schema.table("head");
         let events = schema.table("events");
@@ -72,9 +75,12 @@ impl Reader {
                  event_version, payload::text, metadata::text, recorded_at, hash from {events}"
             ),
         };
+        let repository = PostgresEventRepository::new(pool.clone())
+            .with_tables(&events, &schema.table("snapshots"));
         Self {
             pool,
             tenant,
+            repository: Arc::new(repository),
             texts: Arc::new(texts),
         }
     }
@@ -123,82 +129,36 @@ impl Reader {
         for row in rows {
             let (kind, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
             let (version, payload): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
-            if let Event::Subscription(event) = decoder.decode_text(kind, name, version, payload)? {
-                subscription.evolve(event);
-            }
+            let event = [kind, name, version, payload];
+            column::evolve(&mut subscription, decoder, event)?;
         }
         Ok((version, subscription))
     }
+}
 
-    /// What was answered under a key.
-    pub(super) async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {
+impl Reader for PostgresReader {
+    const ALONE: bool = false;
+
+    fn repository(&self) -> &impl PersistedEventRepository {
+        &*self.repository
+    }
+
+    async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {
         let row = sqlx::query(&self.texts.outcome)
             .bind(key)
             .fetch_optional(&self.pool)
             .await?;
-        let outcome = |row: PgRow| {
-            Ok(RecordedOutcome {
-                fingerprint: fingerprint(row.try_get(0)?)?,
-                outcome: row.try_get(1)?,
-                position: from_i64(row.try_get(2)?)?,
-            })
-        };
-        row.map(outcome).transpose()
+        row.map(|row| column::outcome(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+            .transpose()
     }
 
-    /// Events after a position, decoded.
-    pub(super) async fn events(
-        &self,
-        decoder: &Decoder,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Arc<RecordedEvent>>, StoreError> {
-        let filter = HistoryFilter {
-            after,
-            ..HistoryFilter::default()
-        };
-        let decode = |stored: StoredEvent| {
-            let event = decoder.decode_text(
-                &stored.aggregate_type,
-                &stored.event_type,
-                &stored.event_version,
-                &stored.payload,
-            )?;
-            Ok(Arc::new(RecordedEvent { stored, event }))
-        };
-        let stored = self.history(&filter, limit).await?;
-        stored.into_iter().map(decode).collect()
-    }
-
-    /// Events as stored. Conditions that are not asked for are left out, so that the index of an
-    /// aggregate is used where it helps.
-    pub(super) async fn history(
+    async fn history(
         &self,
         filter: &HistoryFilter,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(&self.texts.history);
-        query
-            .push(" where position > ")
-            .push_bind(to_i64(filter.after));
-        if let Some(id) = &filter.aggregate_id {
-            query.push(" and aggregate_id = ").push_bind(id);
-        }
-        if let Some(name) = &filter.event_type {
-            query.push(" and event_type = ").push_bind(name);
-        }
-        if let Some(from) = filter.from {
-            query
-                .push(" and recorded_at >= ")
-                .push_bind(from.timestamp_micros());
-        }
-        if let Some(to) = filter.to {
-            query
-                .push(" and recorded_at < ")
-                .push_bind(to.timestamp_micros());
-        }
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        query.push(" order by position limit ").push_bind(limit);
+        push_conditions(&mut query, filter, limit);
         let rows = query.build().fetch_all(&self.pool).await?;
         rows.iter().map(stored_event).collect()
     }
@@ -207,7 +167,7 @@ impl Reader {
 fn head_row(row: &PgRow) -> Result<HeadRow, StoreError> {
     Ok(HeadRow {
         position: from_i64(row.try_get(1)?)?,
-        hash: hash(row, 2)?,
+        hash: column::hash(row.try_get(2)?)?,
         usage: Usage {
             issued: from_i64(row.try_get(3)?)?,
             active: from_i64(row.try_get(4)?)?,
@@ -226,12 +186,7 @@ fn outcomes_of(
 ) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
     let by_key = |Json((key, hex, outcome, position)): Json<OutcomeRow>| {
         let bytes = hex::decode(hex).map_err(|_| StoreError::Malformed("fingerprint"))?;
-        let outcome = RecordedOutcome {
-            fingerprint: fingerprint(&bytes)?,
-            outcome,
-            position: from_i64(position)?,
-        };
-        Ok((key, outcome))
+        Ok((key, column::outcome(&bytes, outcome, position)?))
     };
     rows.into_iter().map(by_key).collect()
 }
@@ -245,12 +200,6 @@ fn versions_of(rows: Vec<Json<VersionRow>>) -> Result<Versions, StoreError> {
     Ok(versions)
 }
 
-fn fingerprint(bytes: &[u8]) -> Result<[u8; 32], StoreError> {
-    bytes
-        .try_into()
-        .map_err(|_| StoreError::Malformed("fingerprint"))
-}
-
 fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
     Ok(StoredEvent {
         position: from_i64(row.try_get(0)?)?,
@@ -261,21 +210,7 @@ fn stored_event(row: &PgRow) -> Result<StoredEvent, StoreError> {
         event_version: row.try_get(5)?,
         payload: row.try_get(6)?,
         metadata: row.try_get(7)?,
-        recorded_at: DateTime::from_timestamp_micros(row.try_get(8)?)
-            .ok_or(StoreError::Malformed("time"))?,
-        hash: hash(row, 9)?,
+        recorded_at: column::time(row.try_get(8)?)?,
+        hash: column::hash(row.try_get(9)?)?,
     })
-}
-
-fn hash(row: &PgRow, column: usize) -> Result<Hash, StoreError> {
-    Hash::try_from(row.try_get::<&[u8], _>(column)?).map_err(|_| StoreError::Malformed("hash"))
-}
-
-/// A count as stored. Counts beyond [`i64::MAX`] exist only as "past every position".
-pub(super) fn to_i64(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn from_i64(stored: i64) -> Result<u64, StoreError> {
-    u64::try_from(stored).map_err(|_| StoreError::Malformed("count"))
 }

@@ -14,12 +14,13 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::admission::{Admission, NewOutcome, Prepared, Versions};
+use super::super::column::{from_i64, to_i64};
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
 use super::Bound;
 use super::keys::{self, FIND, INDEX, Keys, LAST, json};
-use super::read::{self, from_i64, to_i64};
+use super::read;
 use crate::database::{BEGIN, Database, Exchange};
 
 /// The most rows a text stores: 256 events and as many outcomes are 4,096 of the 32,766 variables

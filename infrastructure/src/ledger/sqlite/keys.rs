@@ -17,9 +17,8 @@ use sha2::{Digest, Sha256};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
-use super::super::StoreError;
+use super::super::{StoreError, column};
 use super::Bound;
-use super::read::from_i64;
 
 /// How many keys are indexed together: about 1 MB of memory until then.
 const TOGETHER: usize = 8_192;
@@ -180,19 +179,11 @@ impl Slice {
 
 /// Rows of [`FIND`], by key.
 pub(super) fn outcomes(rows: &[SqliteRow]) -> Result<HashMap<String, RecordedOutcome>, StoreError> {
-    let by_key = |row: &SqliteRow| Ok((row.try_get(0)?, recorded_outcome(row)?));
+    let by_key = |row: &SqliteRow| {
+        let outcome = column::outcome(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        Ok((row.try_get(0)?, outcome))
+    };
     rows.iter().map(by_key).collect()
-}
-
-fn recorded_outcome(row: &SqliteRow) -> Result<RecordedOutcome, StoreError> {
-    Ok(RecordedOutcome {
-        fingerprint: row
-            .try_get::<&[u8], _>(1)?
-            .try_into()
-            .map_err(|_| StoreError::Malformed("fingerprint"))?,
-        outcome: row.try_get(2)?,
-        position: from_i64(row.try_get(3)?)?,
-    })
 }
 
 /// What the index holds for a key: 28 bits of its hash, then the number. Another key may have the

@@ -2,78 +2,64 @@
 
 use std::sync::Arc;
 
-use application::ports::{HistoryFilter, RecordedEvent, StoredEvent};
-use chrono::DateTime;
+use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
-use domain::chain::Hash;
-use domain::event::{Decoder, Event};
-use domain::ids::{Position, TenantId};
+use cqrs_es::persist::PersistedEventRepository;
+use domain::event::Decoder;
+use domain::ids::TenantId;
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
+use sqlite_es::SqliteEventRepository;
 use sqlx::query_builder::QueryBuilder;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool};
 
+use super::super::column::{self, from_i64};
+use super::super::stored::{Reader, push_conditions};
 use super::super::{HeadRow, StoreError};
+use super::keys::Keys;
 
 const EVENT: &str = "select position, aggregate_type, aggregate_id, sequence, event_type, \
      event_version, payload, metadata, recorded_at, hash from events";
 
-/// Events after a position, decoded.
-pub(super) async fn events(
-    readers: &SqlitePool,
-    decoder: &Decoder,
-    after: Position,
-    limit: usize,
-) -> Result<Vec<Arc<RecordedEvent>>, StoreError> {
-    let filter = HistoryFilter {
-        after,
-        ..HistoryFilter::default()
-    };
-    let decode = |stored: StoredEvent| {
-        let event = decoder.decode_text(
-            &stored.aggregate_type,
-            &stored.event_type,
-            &stored.event_version,
-            &stored.payload,
-        )?;
-        Ok(Arc::new(RecordedEvent { stored, event }))
-    };
-    let stored = history(readers, &filter, limit).await?;
-    stored.into_iter().map(decode).collect()
+/// Reads through the file's reading connections.
+pub struct SqliteReader {
+    readers: SqlitePool,
+    keys: Arc<Keys>,
+    repository: SqliteEventRepository,
 }
 
-/// Events as stored. Conditions that are not asked for are left out, so that SQLite can use the
-/// index of an aggregate and otherwise reads on from the position.
-pub(super) async fn history(
-    readers: &SqlitePool,
-    filter: &HistoryFilter,
-    limit: usize,
-) -> Result<Vec<StoredEvent>, StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new(EVENT);
-    query
-        .push(" where position > ")
-        .push_bind(to_i64(filter.after));
-    if let Some(id) = &filter.aggregate_id {
-        query.push(" and aggregate_id = ").push_bind(id);
+impl SqliteReader {
+    pub(super) fn new(readers: SqlitePool, keys: Arc<Keys>) -> Self {
+        Self {
+            repository: SqliteEventRepository::new(readers.clone()),
+            readers,
+            keys,
+        }
     }
-    if let Some(name) = &filter.event_type {
-        query.push(" and event_type = ").push_bind(name);
+}
+
+impl Reader for SqliteReader {
+    const ALONE: bool = true;
+
+    fn repository(&self) -> &impl PersistedEventRepository {
+        &self.repository
     }
-    if let Some(from) = filter.from {
-        query
-            .push(" and recorded_at >= ")
-            .push_bind(from.timestamp_micros());
+
+    async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {
+        self.keys.outcome(&self.readers, key).await
     }
-    if let Some(to) = filter.to {
-        query
-            .push(" and recorded_at < ")
-            .push_bind(to.timestamp_micros());
+
+    async fn history(
+        &self,
+        filter: &HistoryFilter,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(EVENT);
+        push_conditions(&mut query, filter, limit);
+        let rows = query.build().fetch_all(&self.readers).await?;
+        rows.iter().map(stored_event).collect()
     }
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    query.push(" order by position limit ").push_bind(limit);
-    let rows = query.build().fetch_all(readers).await?;
-    rows.iter().map(stored_event).collect()
 }
 
 /// Reads the head row; see [`head_row`].
@@ -90,7 +76,7 @@ pub(super) async fn head(connection: &mut SqliteConnection) -> Result<HeadRow, S
 pub(super) fn head_row(row: &SqliteRow) -> Result<HeadRow, StoreError> {
     Ok(HeadRow {
         position: from_i64(row.try_get(0)?)?,
-        hash: hash(row, 1)?,
+        hash: column::hash(row.try_get(1)?)?,
         usage: Usage {
             issued: from_i64(row.try_get(2)?)?,
             active: from_i64(row.try_get(3)?)?,
@@ -122,9 +108,8 @@ pub(super) async fn subscription(
     for row in rows {
         let (kind, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
         let (version, payload): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
-        if let Event::Subscription(event) = decoder.decode_text(kind, name, version, payload)? {
-            subscription.evolve(event);
-        }
+        let event = [kind, name, version, payload];
+        column::evolve(&mut subscription, decoder, event)?;
     }
     Ok(subscription)
 }
@@ -139,21 +124,7 @@ fn stored_event(row: &SqliteRow) -> Result<StoredEvent, StoreError> {
         event_version: row.try_get(5)?,
         payload: row.try_get(6)?,
         metadata: row.try_get(7)?,
-        recorded_at: DateTime::from_timestamp_micros(row.try_get(8)?)
-            .ok_or(StoreError::Malformed("time"))?,
-        hash: hash(row, 9)?,
+        recorded_at: column::time(row.try_get(8)?)?,
+        hash: column::hash(row.try_get(9)?)?,
     })
-}
-
-fn hash(row: &SqliteRow, column: usize) -> Result<Hash, StoreError> {
-    Hash::try_from(row.try_get::<&[u8], _>(column)?).map_err(|_| StoreError::Malformed("hash"))
-}
-
-/// A count as stored. Counts beyond [`i64::MAX`] exist only as "past every position".
-pub(super) fn to_i64(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-pub(super) fn from_i64(stored: i64) -> Result<u64, StoreError> {
-    u64::try_from(stored).map_err(|_| StoreError::Malformed("count"))
 }

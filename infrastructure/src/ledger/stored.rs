@@ -1,0 +1,203 @@
+//! A ledger, open: what it is on every engine.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{
+    Append, AppendError, Appended, Clock, Head, HistoryFilter, Ledger, RecordedEvent,
+    RecordedOutcome, StoredEvent, Unavailable,
+};
+use async_trait::async_trait;
+use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
+use domain::card::DigitalCard;
+use domain::event::{AggregateKind, Decoder};
+use domain::ids::{Position, TenantId};
+use domain::subscription::TenantSubscription;
+
+use sqlx::query_builder::QueryBuilder;
+use sqlx::{Database, Encode, Type};
+
+use super::column::to_i64;
+use super::writer::Writer;
+use super::{Engine, Memory, StoreError};
+
+const WHAT: &str = "the tenant's ledger";
+
+/// A tenant's ledger, open.
+pub struct StoredLedger<R> {
+    memory: Arc<Memory>,
+    writer: Writer,
+    reader: R,
+}
+
+/// One database's way to read a ledger back.
+pub(super) trait Reader: Send + Sync + 'static {
+    /// Whether only this process writes: then nothing is newer than its memory.
+    const ALONE: bool;
+
+    /// What loads aggregates.
+    fn repository(&self) -> &impl PersistedEventRepository;
+
+    /// What was answered under a key.
+    fn outcome(
+        &self,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<RecordedOutcome>, StoreError>> + Send;
+
+    /// Events as stored, in order.
+    fn history(
+        &self,
+        filter: &HistoryFilter,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<StoredEvent>, StoreError>> + Send;
+}
+
+impl<R> StoredLedger<R> {
+    /// Reads the head and starts the writer, before which at most `waiting_max` appends may wait.
+    pub(super) async fn start(
+        tenant: TenantId,
+        engine: impl Engine,
+        reader: R,
+        clock: Arc<dyn Clock>,
+        doorbell: Doorbell,
+        waiting_max: usize,
+    ) -> Result<Self, Unavailable> {
+        let decoder = Decoder::default();
+        let state = engine.load(&decoder).await.map_err(unavailable)?;
+        let memory = Arc::new(Memory::new(tenant, state, clock, doorbell, decoder));
+        Ok(Self {
+            writer: Writer::spawn(engine, Arc::clone(&memory), waiting_max),
+            memory,
+            reader,
+        })
+    }
+
+    /// Another node says that the ledger has reached `position`, or 0 to say that it may have
+    /// moved: brings [`Ledger::head`] up to date, if it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if it cannot be read; the next append reads it in any case.
+    pub async fn heard(&self, position: Position) -> Result<(), Unavailable> {
+        if position > 0 && self.memory.head.load().position >= position {
+            return Ok(());
+        }
+        self.writer.look().await
+    }
+
+    /// Finishes what is queued; every later append is refused. The database stays open.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+}
+
+#[async_trait]
+impl<R: Reader> Ledger for StoredLedger<R> {
+    fn head(&self) -> Arc<Head> {
+        self.memory.head.load_full()
+    }
+
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        self.writer.append(append).await
+    }
+
+    async fn load(
+        &self,
+        kind: AggregateKind,
+        id: &str,
+    ) -> Result<Vec<SerializedEvent>, Unavailable> {
+        let repository = self.reader.repository();
+        match kind {
+            AggregateKind::Card => repository.get_events::<DigitalCard>(id).await,
+            AggregateKind::Subscription => repository.get_events::<TenantSubscription>(id).await,
+        }
+        .map_err(|error| Unavailable::because(WHAT, error))
+    }
+
+    async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
+        self.reader.outcome(key).await.map_err(unavailable)
+    }
+
+    async fn next_card_serial(&self) -> Result<u64, Unavailable> {
+        self.writer.next_serial().await
+    }
+
+    async fn read(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<Arc<RecordedEvent>>, Unavailable> {
+        if R::ALONE && after >= self.memory.head.load().position {
+            return Ok(vec![]);
+        }
+        if let Some(events) = self.memory.tail.read(after, limit) {
+            return Ok(events);
+        }
+        let filter = HistoryFilter {
+            after,
+            ..HistoryFilter::default()
+        };
+        let stored = self.history(&filter, limit).await?;
+        let decoder = &self.memory.decoder;
+        let decode = |stored: StoredEvent| {
+            let event = decoder.decode_text(
+                &stored.aggregate_type,
+                &stored.event_type,
+                &stored.event_version,
+                &stored.payload,
+            )?;
+            Ok(Arc::new(RecordedEvent { stored, event }))
+        };
+        let events: Result<_, StoreError> = stored.into_iter().map(decode).collect();
+        events.map_err(unavailable)
+    }
+
+    async fn history(
+        &self,
+        filter: &HistoryFilter,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, Unavailable> {
+        let history = self.reader.history(filter, limit).await;
+        history.map_err(unavailable)
+    }
+}
+
+/// Ends the statement of [`Reader::history`]. Conditions that are not asked for are left out, so
+/// that the index of an aggregate is used, and otherwise the table is read on from the position.
+pub(super) fn push_conditions<'q, D: Database>(
+    query: &mut QueryBuilder<'q, D>,
+    filter: &'q HistoryFilter,
+    limit: usize,
+) where
+    i64: Encode<'q, D> + Type<D>,
+    &'q str: Encode<'q, D> + Type<D>,
+{
+    query
+        .push(" where position > ")
+        .push_bind(to_i64(filter.after));
+    let texts = [
+        (" and aggregate_id = ", &filter.aggregate_id),
+        (" and event_type = ", &filter.event_type),
+    ];
+    for (condition, text) in texts {
+        if let Some(text) = text {
+            query.push(condition).push_bind(text.as_str());
+        }
+    }
+    let times = [
+        (" and recorded_at >= ", filter.from),
+        (" and recorded_at < ", filter.to),
+    ];
+    for (condition, time) in times {
+        if let Some(time) = time {
+            query.push(condition).push_bind(time.timestamp_micros());
+        }
+    }
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    query.push(" order by position limit ").push_bind(limit);
+}
+
+fn unavailable(error: StoreError) -> Unavailable {
+    Unavailable::because(WHAT, error)
+}

@@ -1,55 +1,72 @@
-//! Which store a tenant is in, and the ones that are open: one SQLite file a tenant.
+//! Which store a tenant is in, and the ones that are open.
 //!
 //! Open stores are kept up to a bound, the least recently used one goes first, and one that
-//! anybody holds is never closed. Opening and closing a tenant's file exclude each other, so a
-//! file never has two writing connections. Both run as tasks of their own: a caller that goes
-//! away leaves nothing half open.
+//! anybody holds is never closed. Opening and closing a tenant's store exclude each other, so it
+//! never has two writers in this process. Both run as tasks of their own: a caller that goes away
+//! leaves nothing half open.
 //!
-//! A missing file is an error: an empty ledger in its place would look like a lost history.
+//! A missing store is an error: an empty ledger in its place would look like a lost history.
+
+mod embedded;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use application::doorbell::Doorbell;
-use application::ports::{Clock, Ledger, TenantStore, TenantStores, Unavailable};
+use application::ports::{TenantStore, TenantStores, Unavailable};
 use async_trait::async_trait;
 use domain::ids::{Position, TenantId};
 use metrics::{counter, gauge};
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::database::{Database, unavailable};
-use crate::ledger::sqlite::{MIGRATOR, SqliteLedger};
-use crate::projections::cards::{CardsReadModel, TenantDatabases};
-
-/// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
-/// descriptors, and up to 4 of the former and 12 of the latter more while it is read.
-pub const OPEN_MAX_DEFAULT: usize = 256;
+pub use self::embedded::{EmbeddedStores, OPEN_MAX_DEFAULT};
 
 const WHAT: &str = "the tenant's store";
 
-/// The tenants' SQLite files. Cloning gives another handle to the same stores.
-#[derive(Clone)]
-pub struct EmbeddedStores {
-    shared: Arc<Shared>,
+/// One engine's way to open and close a tenant's store.
+pub trait Opener: Send + Sync + 'static {
+    /// What is behind an open store.
+    type Behind: Send + Sync + 'static;
+
+    /// Opens the tenant's store.
+    fn open(
+        &self,
+        tenant: TenantId,
+        missing: Missing,
+    ) -> impl Future<Output = Result<(TenantStore, Self::Behind), Unavailable>> + Send;
+
+    /// Finishes what is queued in a store, then closes it.
+    fn close(&self, tenant: TenantId, behind: Self::Behind) -> impl Future<Output = ()> + Send;
 }
 
-struct Shared {
-    directory: PathBuf,
+/// What to do if the tenant has no store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Say so.
+    Refuse,
+    /// Make an empty one.
+    Create,
+}
+
+/// The tenants' stores. Cloning gives another handle to the same ones.
+pub struct OpenStores<O: Opener> {
+    shared: Arc<Shared<O>>,
+}
+
+struct Shared<O: Opener> {
+    opener: O,
     open_max: usize,
-    waiting_max: usize,
-    clock: Arc<dyn Clock>,
     doorbell: Doorbell,
-    stores: Mutex<Stores>,
-    /// What opens and closes files.
+    stores: Mutex<Stores<O::Behind>>,
+    /// What opens and closes stores.
     tasks: TaskTracker,
 }
 
-#[derive(Default)]
-struct Stores {
-    open: HashMap<TenantId, OpenStore>,
-    /// Whoever opens or closes a tenant's file holds its gate. There only while one is held or
+struct Stores<B> {
+    open: HashMap<TenantId, OpenStore<B>>,
+    /// Whoever opens or closes a tenant's store holds its gate. There only while one is held or
     /// waited for.
     gates: HashMap<TenantId, Arc<Gate<()>>>,
     /// The tenants that were rung for when they were first opened.
@@ -59,39 +76,37 @@ struct Stores {
     closed: bool,
 }
 
-struct OpenStore {
+struct OpenStore<B> {
     store: Arc<TenantStore>,
-    ledger: Arc<SqliteLedger>,
-    database: Arc<Database>,
+    behind: B,
     last_used: u64,
 }
 
-/// What to do if the tenant has no file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Refuse,
-    Create,
+impl<O: Opener> Clone for OpenStores<O> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
 }
 
-impl EmbeddedStores {
-    /// Stores in `directory`, which is there and owned by this process; at most `open_max` of
-    /// them open, unless more are in use at once: the excess is closed at the next opening. At
-    /// most `waiting_max` appends wait for each of them.
-    pub fn new(
-        directory: PathBuf,
-        open_max: usize,
-        waiting_max: usize,
-        clock: Arc<dyn Clock>,
-        doorbell: Doorbell,
-    ) -> Self {
+impl<O: Opener> OpenStores<O> {
+    /// At most `open_max` stores stay open, unless more are in use at once: the excess is closed
+    /// at the next opening.
+    fn with(opener: O, open_max: usize, doorbell: Doorbell) -> Self {
+        let stores = Stores {
+            open: HashMap::new(),
+            gates: HashMap::new(),
+            greeted: HashSet::new(),
+            uses: 0,
+            closed: false,
+        };
         Self {
             shared: Arc::new(Shared {
-                directory,
+                opener,
                 open_max,
-                waiting_max,
-                clock,
                 doorbell,
-                stores: Mutex::default(),
+                stores: Mutex::new(stores),
                 tasks: TaskTracker::new(),
             }),
         }
@@ -105,7 +120,10 @@ impl EmbeddedStores {
             stores.closed = true;
             stores.open.drain().collect()
         };
-        let closing = all.into_iter().map(|(tenant, store)| close(tenant, store));
+        let opener = &self.shared.opener;
+        let closing = all
+            .into_iter()
+            .map(|(tenant, open)| opener.close(tenant, open.behind));
         futures::future::join_all(closing).await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -114,6 +132,18 @@ impl EmbeddedStores {
     /// How many stores are open.
     pub fn open_count(&self) -> usize {
         self.shared.lock().open.len()
+    }
+
+    /// What is behind a tenant's open store.
+    async fn behind<T>(
+        &self,
+        tenant: TenantId,
+        of: impl Fn(&O::Behind) -> T,
+    ) -> Result<T, Unavailable> {
+        let _held = self.obtain(tenant, Missing::Refuse).await?;
+        let stores = self.shared.lock();
+        let open = stores.open.get(&tenant).ok_or(Unavailable::new(WHAT))?;
+        Ok(of(&open.behind))
     }
 
     async fn obtain(
@@ -135,7 +165,7 @@ impl EmbeddedStores {
 }
 
 #[async_trait]
-impl TenantStores for EmbeddedStores {
+impl<O: Opener> TenantStores for OpenStores<O> {
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
         self.obtain(tenant, Missing::Refuse).await
     }
@@ -146,27 +176,18 @@ impl TenantStores for EmbeddedStores {
 
     fn heads(&self) -> Vec<(TenantId, Position)> {
         let stores = self.shared.lock();
-        let head = |store: &OpenStore| (store.store.tenant, store.ledger.head().position);
-        stores.open.values().map(head).collect()
+        let open = stores.open.values().map(|open| &open.store);
+        open.map(|store| (store.tenant, store.ledger.head().position))
+            .collect()
     }
 }
 
-#[async_trait]
-impl TenantDatabases for EmbeddedStores {
-    async fn database(&self, tenant: TenantId) -> Result<Arc<Database>, Unavailable> {
-        let _held = self.obtain(tenant, Missing::Refuse).await?;
-        let stores = self.shared.lock();
-        let open = stores.open.get(&tenant).ok_or(Unavailable::new(WHAT))?;
-        Ok(Arc::clone(&open.database))
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Stores> {
+impl<O: Opener> Shared<O> {
+    fn lock(&self) -> MutexGuard<'_, Stores<O::Behind>> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the tenant's file, unless somebody else does at the same time.
+    /// Opens the tenant's store, unless somebody else does at the same time.
     async fn open(
         self: Arc<Self>,
         tenant: TenantId,
@@ -177,7 +198,7 @@ impl Shared {
         let found = self.lock().find(tenant);
         let store = match found {
             Some(store) => Ok(store),
-            None => self.open_file(tenant, missing).await,
+            None => self.open_anew(tenant, missing).await,
         };
         drop(held);
         self.lock().forget_gate(tenant);
@@ -185,79 +206,38 @@ impl Shared {
         store
     }
 
-    async fn open_file(
+    async fn open_anew(
         &self,
         tenant: TenantId,
         missing: Missing,
     ) -> Result<Arc<TenantStore>, Unavailable> {
-        let path = self.directory.join(format!("{tenant}.db"));
-        let database = match missing {
-            Missing::Refuse => Database::open_existing(&path, &MIGRATOR).await,
-            Missing::Create => Database::open(&path, &MIGRATOR).await,
-        }
-        .map_err(unavailable(WHAT))?;
-        let database = Arc::new(database);
-        let assembled = self.assemble(tenant, &database).await;
-        let opened = assembled.and_then(|(ledger, cards)| {
-            let store = Arc::new(TenantStore {
-                tenant,
-                ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
-                cards: Arc::new(cards),
-            });
-            self.keep(store, ledger, Arc::clone(&database))
-        });
-        match opened {
+        let (store, behind) = self.opener.open(tenant, missing).await?;
+        match self.keep(Arc::new(store), behind) {
             Ok(store) => Ok(store),
-            Err(error) => {
-                // The next attempt must not find this one's connection still open.
-                if let Err(error) = database.close().await {
-                    tracing::warn!(%tenant, error = &error as &dyn std::error::Error, "closing a store that could not be opened");
-                }
-                Err(error)
+            Err(behind) => {
+                // The next attempt must not find this one still open.
+                self.opener.close(tenant, behind).await;
+                Err(Unavailable::new("the stores are closing"))
             }
         }
     }
 
-    async fn assemble(
-        &self,
-        tenant: TenantId,
-        database: &Arc<Database>,
-    ) -> Result<(Arc<SqliteLedger>, CardsReadModel), Unavailable> {
-        let cards = CardsReadModel::open(Arc::clone(database))
-            .await
-            .map_err(unavailable(WHAT))?;
-        let clock = Arc::clone(&self.clock);
-        let doorbell = self.doorbell.clone();
-        let ledger = SqliteLedger::open(
-            tenant,
-            Arc::clone(database),
-            clock,
-            doorbell,
-            self.waiting_max,
-        )
-        .await?;
-        Ok((Arc::new(ledger), cards))
-    }
-
-    /// Keeps a store that was just opened; rings for it the first time, so that its subscribers
-    /// catch up. Later openings tell them nothing new: only this process writes the file.
+    /// Keeps a store that was just opened, unless all are closing; rings for it the first time, so
+    /// that its subscribers catch up. Later openings tell them nothing new.
     fn keep(
         &self,
         store: Arc<TenantStore>,
-        ledger: Arc<SqliteLedger>,
-        database: Arc<Database>,
-    ) -> Result<Arc<TenantStore>, Unavailable> {
-        let tenant = store.tenant;
-        let position = ledger.head().position;
+        behind: O::Behind,
+    ) -> Result<Arc<TenantStore>, O::Behind> {
+        let (tenant, position) = (store.tenant, store.ledger.head().position);
         let mut stores = self.lock();
         if stores.closed {
-            return Err(Unavailable::new("the stores are closing"));
+            return Err(behind);
         }
         stores.uses += 1;
         let open = OpenStore {
             store: Arc::clone(&store),
-            ledger,
-            database,
+            behind,
             last_used: stores.uses,
         };
         stores.open.insert(tenant, open);
@@ -275,17 +255,17 @@ impl Shared {
     /// or all are in use.
     async fn evict(&self) {
         loop {
-            let Some((tenant, store, held)) = self.lock().take_unused(self.open_max) else {
+            let Some((tenant, open, held)) = self.lock().take_unused(self.open_max) else {
                 return;
             };
-            close(tenant, store).await;
+            self.opener.close(tenant, open.behind).await;
             drop(held);
             self.lock().forget_gate(tenant);
         }
     }
 }
 
-impl Stores {
+impl<B> Stores<B> {
     fn find(&mut self, tenant: TenantId) -> Option<Arc<TenantStore>> {
         let open = self.open.get_mut(&tenant)?;
         self.uses += 1;
@@ -312,12 +292,12 @@ impl Stores {
     fn take_unused(
         &mut self,
         open_max: usize,
-    ) -> Option<(TenantId, OpenStore, OwnedMutexGuard<()>)> {
+    ) -> Option<(TenantId, OpenStore<B>, OwnedMutexGuard<()>)> {
         if self.open.len() <= open_max {
             return None;
         }
         // New holders come only through this map, which is locked: unused stays unused.
-        let unused = |open: &&OpenStore| Arc::strong_count(&open.store) == 1;
+        let unused = |open: &&OpenStore<B>| Arc::strong_count(&open.store) == 1;
         let oldest = self
             .open
             .values()
@@ -329,13 +309,5 @@ impl Stores {
         let open = self.open.remove(&tenant)?;
         gauge!("tenant_stores_open").set(self.open.len() as f64);
         Some((tenant, open, held))
-    }
-}
-
-/// Finishes what is queued, then closes the file.
-async fn close(tenant: TenantId, store: OpenStore) {
-    store.ledger.close().await;
-    if let Err(error) = store.database.close().await {
-        tracing::error!(%tenant, error = &error as &dyn std::error::Error, "closing a store");
     }
 }

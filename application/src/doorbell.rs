@@ -5,7 +5,7 @@
 //! a slow listener holds at most one entry a tenant and never misses one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use domain::ids::{Position, TenantId};
 use tokio::sync::Notify;
@@ -13,7 +13,22 @@ use tokio::sync::Notify;
 /// Where writers ring. Cloning gives another handle to the same bell.
 #[derive(Clone, Default)]
 pub struct Doorbell {
-    mailboxes: Arc<Mutex<Vec<Arc<Shared>>>>,
+    mailboxes: Arc<Mutex<Vec<Listening>>>,
+}
+
+/// A listener, until its mailbox is dropped.
+struct Listening {
+    shared: Weak<Shared>,
+    reach: Reach,
+}
+
+/// What a listener wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Whatever has happened.
+    Everything,
+    /// What has happened on this node, to tell it to the others.
+    ThisNode,
 }
 
 /// One listener's own set of tenants that were rung for since it last looked.
@@ -28,39 +43,63 @@ struct Shared {
 }
 
 impl Doorbell {
-    /// Tells every listener that the tenant's ledger has reached `position`.
+    /// This node has moved the tenant's ledger to `position`: every listener hears it.
     pub fn ring(&self, tenant: TenantId, position: Position) {
-        self.ring_if(tenant, position, |_| true);
+        self.ring_for(tenant, position, |_| true);
     }
 
-    /// The same for every listener but one: who passes on what it has heard elsewhere does not
-    /// hear itself.
-    pub fn ring_others(&self, but: &Mailbox, tenant: TenantId, position: Position) {
-        self.ring_if(tenant, position, |it| !Arc::ptr_eq(it, &but.shared));
+    /// Another node has: who would only tell the others does not hear it.
+    pub fn ring_here(&self, tenant: TenantId, position: Position) {
+        self.ring_for(tenant, position, |reach| reach == Reach::Everything);
     }
 
-    fn ring_if(&self, tenant: TenantId, position: Position, hears: impl Fn(&Arc<Shared>) -> bool) {
-        let mailboxes = self
+    fn ring_for(&self, tenant: TenantId, position: Position, hears: impl Fn(Reach) -> bool) {
+        let mut mailboxes = self
             .mailboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for mailbox in mailboxes.iter().filter(|it| hears(it)) {
-            let mut rung = mailbox.rung.lock().unwrap_or_else(PoisonError::into_inner);
-            let newest = rung.entry(tenant).or_default();
-            *newest = position.max(*newest);
-            drop(rung);
-            mailbox.wake.notify_one();
-        }
+        mailboxes.retain(|listening| {
+            let Some(mailbox) = listening.shared.upgrade() else {
+                return false;
+            };
+            if hears(listening.reach) {
+                mailbox.put(tenant, position);
+            }
+            true
+        });
     }
 
     /// A new listener, which hears every ring from now on.
     pub fn listen(&self) -> Mailbox {
+        self.add(Reach::Everything)
+    }
+
+    /// A new listener that tells the other nodes what this one rings.
+    pub fn relay(&self) -> Mailbox {
+        self.add(Reach::ThisNode)
+    }
+
+    fn add(&self, reach: Reach) -> Mailbox {
         let shared = Arc::<Shared>::default();
+        let listening = Listening {
+            shared: Arc::downgrade(&shared),
+            reach,
+        };
         self.mailboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::clone(&shared));
+            .push(listening);
         Mailbox { shared }
+    }
+}
+
+impl Shared {
+    fn put(&self, tenant: TenantId, position: Position) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = rung.entry(tenant).or_default();
+        *newest = position.max(*newest);
+        drop(rung);
+        self.wake.notify_one();
     }
 }
 

@@ -18,7 +18,7 @@ use metrics::counter;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -33,12 +33,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The tenants of a shard, as far as this node follows them.
-pub type Residents = Arc<dyn Fn() -> Vec<TenantId> + Send + Sync>;
+/// The tenants of a shard.
+pub trait Residents: Send + Sync {
+    /// All of them, as far as this node knows them.
+    fn all(&self) -> Vec<TenantId>;
+    /// Whether this is one of them.
+    fn has(&self, tenant: TenantId) -> bool;
+}
 
-/// A shard's doorbell, at work until it is closed.
+/// A shard's doorbell, at work until it is closed or dropped.
 pub struct ShardDoorbell {
-    stop: CancellationToken,
+    stop: DropGuard,
     tasks: TaskTracker,
 }
 
@@ -49,32 +54,34 @@ impl ShardDoorbell {
         shard: &PgConnectOptions,
         doorbell: &Doorbell,
         node: Uuid,
-        residents: Residents,
+        residents: Arc<dyn Residents>,
     ) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let mailbox = Arc::new(doorbell.listen());
         let sender = Sender {
             shard: shard.clone().options([("synchronous_commit", "off")]),
-            mailbox: Arc::clone(&mailbox),
+            mailbox: doorbell.relay(),
+            residents: Arc::clone(&residents),
             node,
             unsent: HashMap::new(),
         };
         let listener = Listener {
             shard: shard.clone(),
             doorbell: doorbell.clone(),
-            mailbox,
             node,
             residents,
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(sender.run()));
         tasks.spawn(stop.clone().run_until_cancelled_owned(listener.run()));
         tasks.close();
-        Self { stop, tasks }
+        Self {
+            stop: stop.drop_guard(),
+            tasks,
+        }
     }
 
     /// Stops sending and listening. What was not sent is found by the others' sweep.
-    pub async fn close(&self) {
-        self.stop.cancel();
+    pub async fn close(self) {
+        drop(self.stop);
         self.tasks.wait().await;
     }
 }
@@ -84,15 +91,18 @@ impl ShardDoorbell {
 enum Lost {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    #[error("no answer in time")]
+    Slow(#[from] tokio::time::error::Elapsed),
     #[error("nothing came for too long")]
-    Silent(#[from] tokio::time::error::Elapsed),
+    Silent,
     #[error("the server closed it")]
     Closed,
 }
 
 struct Sender {
     shard: PgConnectOptions,
-    mailbox: Arc<Mailbox>,
+    mailbox: Mailbox,
+    residents: Arc<dyn Residents>,
     node: Uuid,
     /// Taken from the mailbox, and not known to be sent.
     unsent: HashMap<TenantId, Position>,
@@ -103,10 +113,7 @@ impl Sender {
         let mut pause = PAUSE_MIN;
         loop {
             let lost = match self.connect().await {
-                Ok(mut connection) => {
-                    pause = PAUSE_MIN;
-                    self.send_over(&mut connection).await
-                }
+                Ok(mut connection) => self.send_over(&mut connection, &mut pause).await,
                 Err(lost) => lost,
             };
             complain("notifying", &lost);
@@ -119,24 +126,29 @@ impl Sender {
         Ok(timeout(PATIENCE, self.shard.connect()).await??)
     }
 
-    /// Sends until it fails.
-    async fn send_over(&mut self, connection: &mut PgConnection) -> Lost {
+    /// Sends until it fails; the pause is short again once it has succeeded.
+    async fn send_over(&mut self, connection: &mut PgConnection, pause: &mut Duration) -> Lost {
         loop {
             if let Err(lost) = self.send(connection).await {
                 return lost;
             }
-            if let Ok(rung) = timeout(HEARTBEAT, self.mailbox.next()).await {
+            *pause = PAUSE_MIN;
+            if let Ok(mut rung) = timeout(HEARTBEAT, self.mailbox.next()).await {
+                rung.retain(|tenant, _| self.residents.has(*tenant));
                 self.unsent = rung;
             }
         }
     }
 
-    /// Sends what is unsent, and a word to itself.
+    /// Sends what is unsent, or else a word to itself.
     async fn send(&mut self, connection: &mut PgConnection) -> Result<(), Lost> {
         let node = self.node;
         let rings = self.unsent.iter();
         let rings = rings.map(|(tenant, position)| format!("{node} {tenant} {position}"));
-        let words: Vec<_> = rings.chain([node.to_string()]).collect();
+        let mut words: Vec<_> = rings.collect();
+        if words.is_empty() {
+            words.push(node.to_string());
+        }
         let notify = sqlx::query("select pg_notify($1, word) from unnest($2::text[]) word")
             .bind(CHANNEL)
             .bind(&words)
@@ -150,10 +162,8 @@ impl Sender {
 struct Listener {
     shard: PgConnectOptions,
     doorbell: Doorbell,
-    /// The sender's, which does not hear what is rung here.
-    mailbox: Arc<Mailbox>,
     node: Uuid,
-    residents: Residents,
+    residents: Arc<dyn Residents>,
 }
 
 impl Listener {
@@ -161,10 +171,7 @@ impl Listener {
         let mut pause = PAUSE_MIN;
         loop {
             let lost = match self.connect().await {
-                Ok(listener) => {
-                    pause = PAUSE_MIN;
-                    self.listen_on(listener).await
-                }
+                Ok(listener) => self.listen_on(listener, &mut pause).await,
                 Err(lost) => lost,
             };
             complain("listening", &lost);
@@ -179,21 +186,26 @@ impl Listener {
             .acquire_timeout(PATIENCE)
             .connect_lazy_with(self.shard.clone());
         let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
         timeout(PATIENCE, listener.listen(CHANNEL)).await??;
         Ok(listener)
     }
 
-    /// Rings for all, then for what comes, until the connection is lost.
-    async fn listen_on(&self, mut listener: PgListener) -> Lost {
-        for tenant in (self.residents)() {
-            self.doorbell.ring_others(&self.mailbox, tenant, 0);
+    /// Rings for all, then for what comes, until the connection is lost; the pause is short again
+    /// once something has come.
+    async fn listen_on(&self, mut listener: PgListener, pause: &mut Duration) -> Lost {
+        for tenant in self.residents.all() {
+            self.doorbell.ring_here(tenant, 0);
         }
         loop {
             match timeout(SILENCE_MAX, listener.try_recv()).await {
-                Ok(Ok(Some(notification))) => self.hear(notification.payload()),
+                Ok(Ok(Some(notification))) => {
+                    *pause = PAUSE_MIN;
+                    self.hear(notification.payload());
+                }
                 Ok(Ok(None)) => return Lost::Closed,
                 Ok(Err(error)) => return error.into(),
-                Err(silence) => return silence.into(),
+                Err(_silence) => return Lost::Silent,
             }
         }
     }
@@ -210,7 +222,7 @@ impl Listener {
         );
         if let (Some(tenant), Some(position)) = ring {
             counter!("doorbell_rings_heard_total").increment(1);
-            self.doorbell.ring_others(&self.mailbox, tenant, position);
+            self.doorbell.ring_here(tenant, position);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A tenant's ledger: append-only events with gap-free positions, a head that counts, a chain.
 //!
-//! What is here and in `writer`, `admission`, `tail` and `serials` holds for every database; an
-//! adapter (`sqlite`) adds only the SQL. One writer task a ledger takes all appends that wait,
-//! decides them in memory in arrival order and commits them in one transaction:
+//! What is here and in `stored`, `writer`, `admission`, `tail` and `serials` holds for every
+//! database; an adapter (`sqlite`, `postgres`) adds only the SQL. One writer task a ledger takes
+//! all appends that wait, decides them in memory in arrival order and commits them in one
+//! transaction:
 //!
 //! ```text
 //! append -> writer (queue, batch) -> Engine::commit -> admission (decide) -> SQL -> Memory::publish
@@ -58,6 +59,13 @@ struct Memory {
     decoder: Decoder,
 }
 
+/// Who has moved a head: what another node has done, it has told the others.
+#[derive(Clone, Copy)]
+enum MovedBy {
+    ThisNode,
+    AnotherNode,
+}
+
 /// Why a batch was not committed, or may not have been.
 #[derive(Debug, thiserror::Error)]
 enum StoreError {
@@ -92,7 +100,7 @@ trait Engine: Send + Sync + 'static {
     fn distrust(&self);
 }
 
-/// The transaction of a batch. If it is dropped between its two methods, nothing has happened.
+/// The transaction of a batch. If it is dropped before its commit, nothing has happened.
 trait Transaction: Send {
     /// Begins; reads the head, with what was answered under those of the keys that
     /// were used before, and how many events those of the aggregates have that have any.
@@ -109,7 +117,8 @@ trait Transaction: Send {
     ) -> impl Future<Output = Result<TenantSubscription, StoreError>> + Send;
 
     /// Stores everything that was admitted, moves the head, if it is still where it was read, and
-    /// commits. [`StoreError::Moved`] if it is not; nothing is stored then.
+    /// commits. An error if it is not, [`StoreError::Moved`] where that happens to sound ledgers;
+    /// nothing is stored then.
     fn commit(
         self,
         from: Position,
@@ -201,13 +210,16 @@ impl Memory {
         head: HeadRow,
         subscription: Arc<TenantSubscription>,
         events: Vec<Arc<RecordedEvent>>,
+        moved_by: MovedBy,
     ) {
         let position = head.position;
         let moved = position != self.head.load().position;
         self.tail.push(events);
         self.head.store(Arc::new(head.with(subscription)));
-        if moved {
-            self.doorbell.ring(self.tenant, position);
+        match moved_by {
+            _ if !moved => {}
+            MovedBy::ThisNode => self.doorbell.ring(self.tenant, position),
+            MovedBy::AnotherNode => self.doorbell.ring_here(self.tenant, position),
         }
     }
 }

@@ -4,9 +4,9 @@
 //! `cargo run --release --example load -- --help`
 //!
 //! Each row has a fresh service on an empty directory. A connection asks as soon as it has its
-//! answer (a closed loop), or at a given rate, every request under an `Idempotency-Key` of its own. Client and
-//! service share the machine's cores, so the client is as lean as it can be: bytes over a kept
-//! connection, nothing parsed but status and length.
+//! answer (a closed loop), or at a given rate, every request under an `Idempotency-Key` of its
+//! own. Client and service share the machine's cores, so the client is as lean as it can be: bytes
+//! over a kept connection, nothing parsed but status and length.
 
 mod connection;
 mod delays;
@@ -42,7 +42,7 @@ struct Options {
     warm_up_seconds: f64,
     /// Requests a second over all connections; without it, each connection asks as soon as it has
     /// its answer. Latency then counts from when a request was due
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     rate: Option<f64>,
     /// Tenants that are there and do nothing; the service is killed and started again behind them
     #[arg(long, default_value_t = 0)]
@@ -54,6 +54,13 @@ struct Options {
     /// temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_normal() && number > 0.0 => Ok(number),
+        _ => Err("a number above 0".to_owned()),
+    }
 }
 
 /// What one row says.
@@ -84,21 +91,28 @@ fn main() -> anyhow::Result<()> {
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let runtime = tokio::runtime::Runtime::new()?;
+    let mut notes = Vec::new();
     for tenants in &options.tenants {
         for connections in &options.connections {
             let mut service = Service::start(&binary, options.directory.as_deref())?;
             if options.idle_tenants > 0 {
                 runtime.block_on(idle(&service, options.idle_tenants))?;
-                let begun = Instant::now();
                 service = service.killed_and_started()?;
-                print_start(&service, begun.elapsed(), options.idle_tenants)?;
             }
+            let (start, at_start) = (service.started_in(), service.memory_mib()?);
             let measured = measure(&service, &options, *tenants, *connections);
             print(&runtime.block_on(measured)?);
-            if options.idle_tenants > 0 {
-                println!("memory after it: {} MiB", service.memory_mib()?);
-            }
+            notes.push(format!(
+                "{tenants} tenants, {connections} connections: started in {} with {at_start} MiB, \
+                 {} MiB at the end",
+                shown(start),
+                service.memory_mib()?
+            ));
         }
+    }
+    println!("\n{} idle tenants beside them", options.idle_tenants);
+    for note in notes {
+        println!("- {note}");
     }
     Ok(())
 }
@@ -119,15 +133,6 @@ async fn idle(service: &Service, tenants: usize) -> anyhow::Result<()> {
     while let Some(made) = makers.join_next().await {
         made??;
     }
-    Ok(())
-}
-
-fn print_start(service: &Service, took: Duration, idle: usize) -> anyhow::Result<()> {
-    println!(
-        "start with {idle} tenants after a kill: {}, {} MiB",
-        shown(took),
-        service.memory_mib()?
-    );
     Ok(())
 }
 

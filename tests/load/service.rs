@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
@@ -15,6 +15,7 @@ pub const LANDLORD_KEY: &str = "landlord-key-of-the-load-command";
 pub struct Service {
     child: Child,
     address: String,
+    started_in: Duration,
     binary: PathBuf,
     directory: Arc<TempDir>,
 }
@@ -37,6 +38,7 @@ impl Service {
     }
 
     fn start_in(binary: &Path, directory: Arc<TempDir>) -> anyhow::Result<Self> {
+        let begun = Instant::now();
         let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--store"])
             .arg(format!("sqlite:{}", directory.path().display()))
@@ -54,6 +56,7 @@ impl Service {
                 return Ok(Self {
                     child,
                     address: address.trim().to_owned(),
+                    started_in: begun.elapsed(),
                     binary: binary.to_owned(),
                     directory,
                 });
@@ -75,6 +78,11 @@ impl Service {
             .map(|ticks| ticks.parse::<u64>().context("no number"))
             .sum::<anyhow::Result<_>>()?;
         Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// How long it took until it listened.
+    pub const fn started_in(&self) -> Duration {
+        self.started_in
     }
 
     /// The memory that it has resident, in MiB.

@@ -1,8 +1,8 @@
 //! A private PostgreSQL cluster for tests: from the installed binaries, in a temporary directory,
-//! on a free port. It ends with the test process, however that ends.
+//! reached by a socket in it, so that no port can be anybody else's. It ends with the test
+//! process, however that ends.
 
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -11,13 +11,13 @@ use sqlx::postgres::PgConnectOptions;
 
 /// A running cluster, shared by the tests of a process.
 pub struct Cluster {
-    port: u16,
+    directory: PathBuf,
     /// Its standard input is what the cluster lives by.
     _keeper: Child,
 }
 
-/// Makes the cluster, starts it, says so, and stops it when nobody holds the input any more.
-/// PostgreSQL refuses to run as root; then it runs as the user that its package made.
+/// Makes the cluster, starts it, says where it is, and stops it when nobody holds the input any
+/// more. PostgreSQL refuses to run as root; then it runs as the user that its package made.
 const KEEPER: &str = r#"
 set -eu
 directory=$(mktemp -d)
@@ -28,16 +28,19 @@ if [ "$(id -u)" -eq 0 ]; then
   as=(setpriv --reuid=postgres --regid=postgres --clear-groups)
 fi
 cd "$directory"
-"${as[@]}" "$BIN/initdb" --pgdata=data --username=tests --auth=trust --no-sync >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
-"${as[@]}" "$BIN/postgres" -D data -p "$PORT" -k "$directory" -c listen_addresses=127.0.0.1 \
-  -c max_connections=200 </dev/null >server.log 2>&1 &
+"${as[@]}" "$BIN/initdb" --pgdata=data --username=tests --auth=trust --no-sync \
+  >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
+"${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
+  </dev/null >server.log 2>&1 &
 server=$!
+ready=
 for _ in $(seq 300); do
-  "${as[@]}" "$BIN/pg_isready" -q -h 127.0.0.1 -p "$PORT" && break
-  kill -0 "$server" || { cat server.log >&2; exit 1; }
+  "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && { ready=yes; break; }
+  kill -0 "$server" || break
   sleep 0.1 # a server that starts has nothing to be waited on
 done
-echo ready
+[ "$ready" ] || { cat server.log >&2; exit 1; }
+echo "$directory"
 cat >/dev/null
 kill -INT "$server"
 wait "$server" || true
@@ -51,24 +54,22 @@ impl Cluster {
     }
 
     fn start() -> Self {
-        let port = free_port();
         let mut keeper = Command::new("bash")
             .args(["-c", KEEPER])
             .env("BIN", binaries())
-            .env("PORT", port.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("bash");
-        let mut ready = [0; 5];
-        let said = keeper
-            .stdout
-            .as_mut()
-            .expect("piped")
-            .read_exact(&mut ready);
-        said.expect("PostgreSQL did not start; what it said is above");
+        let mut directory = String::new();
+        let mut said = BufReader::new(keeper.stdout.as_mut().expect("piped"));
+        said.read_line(&mut directory).expect("readable");
+        assert!(
+            !directory.is_empty(),
+            "PostgreSQL did not start; what it said is above"
+        );
         Self {
-            port,
+            directory: directory.trim_end().into(),
             _keeper: keeper,
         }
     }
@@ -76,8 +77,7 @@ impl Cluster {
     /// How to reach it.
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(self.port)
+            .socket(&self.directory)
             .username("tests")
             .database("postgres")
     }
@@ -100,10 +100,4 @@ fn version(bin: &Path) -> u32 {
     let directory = bin.parent().and_then(Path::file_name);
     let number = directory.and_then(|name| name.to_str()?.parse().ok());
     number.unwrap_or(0)
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

@@ -42,7 +42,8 @@ impl Schema {
             .connect()
             .await?;
         let made = self.make(&mut connection).await;
-        connection.close().await?;
+        // What went wrong in the making says more than what goes wrong in the closing.
+        let _ = connection.close().await;
         made
     }
 
@@ -72,7 +73,8 @@ pub type PostgresLedger = StoredLedger<PostgresReader>;
 
 impl PostgresLedger {
     /// Reads the head and starts the writer, before which at most `waiting_max` appends may wait.
-    /// The tenant's [`Schema`] is there and up to date. Closing the ledger leaves the pool open.
+    /// The tenant's [`Schema`] is there and up to date. Closing the ledger leaves the pool open; its
+    /// `acquire_timeout` and statement cache are the caller's.
     ///
     /// # Errors
     ///

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Prepared;
-use super::{Committed, Engine, Memory, StoreError};
+use super::{Committed, Engine, Memory, MovedBy, StoreError};
 
 /// How many bytes of text may wait; a single larger append is let in when nothing else waits.
 const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How many appends are committed at a time.
-const BATCH_APPENDS_MAX: usize = 512;
+pub(super) const BATCH_APPENDS_MAX: usize = 512;
 /// How many bytes of text are committed at a time, before the append that goes over it.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
@@ -57,8 +57,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the task, before which at most `waiting_max` appends may wait. It ends after [`Self::close`], or when this value is dropped, and in
-    /// either case after everything queued before is done.
+    /// Starts the task, before which at most `waiting_max` appends may wait. It ends after
+    /// [`Self::close`], or when this value is dropped, and in either case after everything queued
+    /// before is done.
     pub(super) fn spawn<E: Engine>(engine: E, memory: Arc<Memory>, waiting_max: usize) -> Self {
         let (sender, receiver) = mpsc::channel(waiting_max);
         let stop = CancellationToken::new();
@@ -211,7 +212,7 @@ impl Batch {
 
 async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
     if batch.appends.is_empty() && batch.restocked.is_empty() {
-        if look(engine, memory).await {
+        if look(engine, memory, MovedBy::AnotherNode).await {
             tell(batch.looked);
         }
         return;
@@ -236,7 +237,7 @@ async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
             engine.distrust();
             // The failed batch may be committed all the same: what is stored says so. If that
             // cannot be read either, the next batch reads it, before it decides anything.
-            if look(engine, memory).await {
+            if look(engine, memory, MovedBy::ThisNode).await {
                 tell(batch.looked);
             }
         }
@@ -255,7 +256,17 @@ fn settle(memory: &Memory, committed: Committed, answers: Vec<Answer>) {
     if let Some(block) = committed.serials {
         memory.serials.add(block);
     }
-    memory.publish(committed.head, committed.subscription, committed.events);
+    let moved_by = match committed.events.is_empty() {
+        true => MovedBy::AnotherNode,
+        false => MovedBy::ThisNode,
+    };
+    let Committed {
+        head,
+        subscription,
+        events,
+        ..
+    } = committed;
+    memory.publish(head, subscription, events, moved_by);
     let mut tally = Tally::default();
     for (answer, verdict) in answers.into_iter().zip(committed.verdicts) {
         tally.count(&verdict);
@@ -276,14 +287,14 @@ fn fail(memory: &Memory, error: StoreError, answers: Vec<Answer>) {
 }
 
 /// Shows the head as it is stored; whether that could be read.
-async fn look<E: Engine>(engine: &E, memory: &Memory) -> bool {
+async fn look<E: Engine>(engine: &E, memory: &Memory, moved_by: MovedBy) -> bool {
     let tenant = memory.tenant;
     match AssertUnwindSafe(engine.load(&memory.decoder))
         .catch_unwind()
         .await
     {
         Ok(Ok((head, subscription))) => {
-            memory.publish(head, Arc::new(subscription), vec![]);
+            memory.publish(head, Arc::new(subscription), vec![], moved_by);
             true
         }
         Ok(Err(error)) => {

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use application::doorbell::{Doorbell, Mailbox};
-use application::ports::Random;
+use application::ports::{Ledger, Random};
 use domain::ids::{Position, TenantId};
 use infrastructure::clock::SystemRandom;
-use infrastructure::doorbell::ShardDoorbell;
+use infrastructure::doorbell::{Residents, ShardDoorbell};
 use sqlx::ConnectOptions;
+use sqlx::postgres::PgListener;
 
 use crate::cluster::Cluster;
+use crate::postgres::PostgresUnderTest;
+use crate::world::*;
 
 /// A node: its doorbell, what its subscribers hear, and its part of the shard's doorbell.
 struct Node {
@@ -20,6 +23,19 @@ struct Node {
     name: String,
 }
 
+/// Tenants of the shard: those given to ring for at first, and any other.
+struct Everyone(Vec<TenantId>);
+
+impl Residents for Everyone {
+    fn all(&self) -> Vec<TenantId> {
+        self.0.clone()
+    }
+
+    fn has(&self, _tenant: TenantId) -> bool {
+        true
+    }
+}
+
 impl Node {
     /// A node that follows these tenants and is listening.
     async fn start(residents: &[TenantId]) -> Self {
@@ -27,8 +43,7 @@ impl Node {
         let heard = doorbell.listen();
         let name = format!("node {id}");
         let options = Cluster::shared().options().application_name(&name);
-        let residents = residents.to_vec();
-        let residents = Arc::new(move || residents.clone());
+        let residents = Arc::new(Everyone(residents.to_vec()));
         let shard = ShardDoorbell::start(&options, &doorbell, id, residents);
         let node = Self {
             doorbell,
@@ -72,21 +87,53 @@ fn tenant() -> TenantId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_rung_on_one_node_is_heard_on_every_node_once() {
-    let (one, other) = (tenant(), tenant());
+async fn what_is_rung_on_one_node_is_heard_on_the_others_and_sent_once() {
+    let one = tenant();
     let nodes = [
         Node::start(&[one]).await,
         Node::start(&[one]).await,
         Node::start(&[one]).await,
     ];
+    let options = Cluster::shared().options();
+    let pool = sqlx::PgPool::connect_lazy_with(options);
+    let mut wire = PgListener::connect_with(&pool).await.expect("a listener");
+    wire.listen("digital_card").await.expect("listening");
     nodes[0].doorbell.ring(one, 7);
     for node in &nodes {
         node.hears(one, 7).await;
     }
-    // The order of one node's rings is kept, so an echo of the first would come before this.
-    nodes[1].doorbell.ring(other, 1);
-    let heard = nodes[0].hears(other, 1).await;
-    assert!(!heard.contains_key(&one), "{heard:?}");
+    // An echo of a node would be on the wire before what it rings next.
+    let last: Vec<_> = nodes.iter().map(|_| tenant()).collect();
+    for (node, last) in nodes.iter().zip(&last) {
+        node.doorbell.ring(*last, 1);
+    }
+    let mut sent = Vec::new();
+    while !last.iter().all(|last| sent.contains(last)) {
+        let word = wire.recv().await.expect("a word");
+        let tenant = word.payload().split(' ').nth(1);
+        sent.extend(tenant.and_then(|it| it.parse::<TenantId>().ok()));
+    }
+    assert_eq!(sent.iter().filter(|it| **it == one).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_ledger_learns_from_another_node_is_not_sent_again() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let (elsewhere, here) = (world.another_node().await, world.doorbell().relay());
+    let heard = world.doorbell().listen();
+    let other = Doorbell::default();
+    let far = world.another_node_ringing(&other).await;
+    let position = committed(far.append(issue()).await);
+    elsewhere.heard(position).await.expect("read");
+    assert_eq!(
+        heard.next().await,
+        HashMap::from([(world.tenant(), position)])
+    );
+    let position = committed(elsewhere.append(issue()).await);
+    assert_eq!(
+        here.next().await,
+        HashMap::from([(world.tenant(), position)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

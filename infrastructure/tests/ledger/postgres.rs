@@ -29,8 +29,29 @@ pub struct PostgresUnderTest {
 
 impl PostgresUnderTest {
     /// The ledger as another node has it.
-    async fn another_node(&self) -> Arc<PostgresLedger> {
-        open_ledger(self.tenant, connect(), &self.clock, &self.doorbell).await
+    pub async fn another_node(&self) -> Arc<PostgresLedger> {
+        self.another_node_ringing(&self.doorbell).await
+    }
+
+    /// The same, with a doorbell of its own.
+    pub async fn another_node_ringing(&self, doorbell: &Doorbell) -> Arc<PostgresLedger> {
+        open_ledger(self.tenant, connect(), &self.clock, doorbell).await
+    }
+
+    /// Waits until a statement on the head is waiting for a lock.
+    async fn someone_waits_to(&self, statement: &str) {
+        let query = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' \
+             and query like $1 and query like $2";
+        let of_this_tenant = format!("%{}%", self.table("head"));
+        let mut waits = false;
+        while !waits {
+            waits = sqlx::query_scalar(query)
+                .bind(statement)
+                .bind(&of_this_tenant)
+                .fetch_one(&self.pool)
+                .await
+                .expect("the activity");
+        }
     }
 
     /// The name of a table of the tenant.
@@ -41,7 +62,7 @@ impl PostgresUnderTest {
 
 fn connect() -> PgPool {
     PgPoolOptions::new()
-        .max_connections(4)
+        .max_connections(8)
         .connect_lazy_with(Cluster::shared().options())
 }
 
@@ -163,7 +184,7 @@ async fn serials_are_never_handed_out_twice_whatever_node_is_asked() {
 
 /// As when PostgreSQL is stopped: every connection is cut, also in the middle of a statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn appends_whose_connection_is_cut_are_done_once() {
+async fn appends_whose_connection_is_cut_are_done_once_and_answered() {
     let world = on_plan::<PostgresUnderTest>("pro").await;
     let application = format!("cut-{}", world.tenant());
     let options = Cluster::shared().options().application_name(&application);
@@ -171,42 +192,69 @@ async fn appends_whose_connection_is_cut_are_done_once() {
         .max_connections(4)
         .connect_lazy_with(options);
     let ledger = open_ledger(world.tenant, pool, &world.clock, &world.doorbell).await;
-    let cutter = {
-        let (pool, application) = (world.pool.clone(), application.clone());
-        tokio::spawn(async move {
-            let mut cut = 0;
-            while cut < 60 {
-                let rows = sqlx::query(
-                    "select pg_terminate_backend(pid) from pg_stat_activity \
-                     where application_name = $1 and state <> 'idle'",
-                )
-                .bind(&application)
-                .fetch_all(&pool)
-                .await
-                .expect("cut");
-                cut += rows.len();
-            }
-        })
-    };
-    let (mut done, mut unknown) = (0, 0);
-    while !cutter.is_finished() {
-        let answers = join_all((0..20).map(|_| ledger.append(issue()))).await;
-        for answer in answers {
-            match answer {
-                Ok(_) => done += 1,
-                Err(AppendError::Unavailable(_)) => unknown += 1,
-                Err(other) => panic!("{other:?}"),
-            }
+    let mut keys = Vec::new();
+    for round in 0..40 {
+        let new: Vec<_> = (0..20).map(|nth| format!("{round} {nth}")).collect();
+        let cutting = sqlx::query(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1",
+        )
+        .bind(&application)
+        .execute(&world.pool);
+        let appends = join_all(new.iter().map(|key| ledger.append(issue_under(key, 1))));
+        let (cut, answers) = tokio::join!(cutting, appends);
+        cut.expect("cut");
+        for (key, answer) in new.into_iter().zip(answers) {
+            let position = match answer.expect("the answer that was lost is found") {
+                Appended::Committed(position) => position,
+                Appended::Replayed(before) => before.position,
+            };
+            keys.push((key, position));
         }
     }
-    cutter.await.expect("cut");
-    committed(ledger.append(issue()).await);
     assert_sound(&*ledger).await;
-    let stored = everything(&*ledger).await.len();
-    // The start of the subscription, and the last one.
-    let acknowledged = done + 2;
-    assert!(
-        (acknowledged..=acknowledged + unknown).contains(&stored),
-        "{stored} stored, {acknowledged} acknowledged, {unknown} unknown"
-    );
+    assert_eq!(everything(&*ledger).await.len(), 1 + keys.len());
+    let other = world.ledger();
+    for (key, position) in keys {
+        let outcome = other.outcome(&key).await.expect("read");
+        assert_eq!(outcome.expect("known").position, position);
+    }
+}
+
+/// Another node that is always faster cannot keep an append from being stored: it locks the head.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_lost_twice_locks_the_head() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let (head, ledger) = (world.table("head"), world.ledger());
+    let lock = format!("select 1 from {head} where id = 1 for update");
+    let mut held = world.pool.begin().await.expect("a transaction");
+    sqlx::query(&lock)
+        .execute(&mut *held)
+        .await
+        .expect("locked");
+    let append = tokio::spawn(async move { ledger.append(issue()).await });
+    for waiting_to in ["with moved as%", "with moved as%", "begin; set local%"] {
+        world.someone_waits_to(waiting_to).await;
+        sqlx::query(&format!("update {head} set revision = revision + 1"))
+            .execute(&mut *held)
+            .await
+            .expect("another node was faster");
+        let mut next = world.pool.begin().await.expect("a transaction");
+        // Queued behind whoever waits already, unless it comes back for the lock afterwards.
+        let queued = {
+            let lock = lock.clone();
+            tokio::spawn(async move {
+                sqlx::query(&lock)
+                    .execute(&mut *next)
+                    .await
+                    .expect("locked");
+                next
+            })
+        };
+        world.someone_waits_to("select 1 from%").await;
+        held.commit().await.expect("committed");
+        held = queued.await.expect("locked");
+    }
+    held.commit().await.expect("committed");
+    assert_eq!(committed(append.await.expect("a task")), 2);
+    assert_sound(&*world.ledger()).await;
 }

@@ -31,6 +31,34 @@ async fn a_ledger_recovers_from_a_transaction_that_sqlite_rolled_back_by_itself(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_known_although_indexing_its_key_failed_for_a_while() {
+    let world = on_plan::<SqliteUnderTest>("pro").await;
+    let ledger = world.ledger();
+    let broken = "create trigger broken before insert on idempotency_index \
+         begin select raise(rollback, 'disk full'); end";
+    execute(&world, broken).await;
+    let request = |nth: usize| ledger.append(issue_under(&nth.to_string(), 1));
+    let mut failed = 0;
+    for first in (0..9_216).step_by(512) {
+        let answers = join_all((first..first + 512).map(request)).await;
+        failed += answers.iter().filter(|answer| answer.is_err()).count();
+    }
+    assert!(failed > 0, "indexing was never tried");
+    execute(&world, "drop trigger broken").await;
+    let mut done_now = 0;
+    for first in (0..9_216).step_by(512) {
+        for answer in join_all((first..first + 512).map(request)).await {
+            match answer.expect("an answer") {
+                Appended::Committed(_) => done_now += 1,
+                Appended::Replayed(_) => {}
+            }
+        }
+    }
+    assert_eq!(done_now, failed);
+    assert_sound(&*ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_ledgers_on_one_database_share_positions_and_quota() {
     let world = on_plan::<SqliteUnderTest>("free").await;
     let (one, two) = (world.ledger(), world.another_node().await);

@@ -8,12 +8,18 @@
 //!
 //! The same makes it safe to store again what may have been stored: it is not stored twice.
 
+use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use domain::event::Decoder;
 use domain::ids::Position;
 use domain::subscription::TenantSubscription;
-use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryScalar;
+use sqlx::{Executor, PgConnection, PgPool, Postgres};
+use tokio::time::timeout;
 
 use super::super::admission::{Admission, Prepared};
 use super::super::column::to_i64;
@@ -27,7 +33,9 @@ use super::read::PostgresReader;
 const UNLOCKED_ATTEMPTS: usize = 2;
 /// How often a statement is tried again whose answer was lost or that PostgreSQL gave up.
 const TRIES_MAX: u32 = 4;
-/// How long to wait before that; it grows with each time.
+/// How long a statement may take: a connection that is lost without a word says nothing for ever.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+/// How long to wait before it is tried again; it grows with each time.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The tenant's schema, for writing.
@@ -45,7 +53,11 @@ impl PostgresEngine {
         let idempotency = schema.table("idempotency");
         Self {
             reader,
-            lock: format!("select 1 from {head} where id = 1 for update"),
+            lock: format!(
+                "begin; set local lock_timeout = '5s'; \
+                 set local idle_in_transaction_session_timeout = '5s'; \
+                 select 1 from {head} where id = 1 for update"
+            ),
             store: format!(
                 "with moved as (update {head} set revision = revision + 1, position = $2, \
                  hash = $3, issued = $4, active = $5, suspended = $6, revoked = $7, expired = $8, \
@@ -79,7 +91,7 @@ impl Engine for PostgresEngine {
             let append = PostgresAppend {
                 engine: self,
                 lock_first: attempts >= UNLOCKED_ATTEMPTS,
-                locked: None,
+                connection: None,
                 revision: 0,
             };
             match work_through(append, batch, memory).await {
@@ -90,27 +102,66 @@ impl Engine for PostgresEngine {
     }
 
     async fn load(&self, decoder: &Decoder) -> Result<(HeadRow, TenantSubscription), StoreError> {
-        loop {
-            let head = self.reader.head().await?;
-            let pool = &self.reader.pool;
-            let (version, subscription) = self.reader.subscription(pool, decoder).await?;
-            // Another node may have added to it in between.
-            if version == head.subscription_version {
-                return Ok((head, subscription));
-            }
-        }
+        let mut connection = Reserved::acquire(&self.reader.pool).await?;
+        let state = self.reader.state(connection.work(), decoder);
+        let (_, head, subscription) = limited(state).await?;
+        connection.rest();
+        Ok((head, subscription))
     }
 
     fn distrust(&self) {
-        // The pool drops connections that broke; nothing else is held.
+        // A connection that is not sound is closed; nothing else is held.
+    }
+}
+
+/// A connection that goes back to its pool only if it is sound: nothing is under way on it, and no
+/// transaction is open. Otherwise it is closed, which ends both.
+struct Reserved {
+    connection: PoolConnection<Postgres>,
+    sound: bool,
+}
+
+impl Reserved {
+    async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.acquire().await?,
+            sound: true,
+        })
+    }
+
+    /// The connection, to do something on it; [`Self::rest`] when that has succeeded.
+    fn work(&mut self) -> &mut PgConnection {
+        self.sound = false;
+        &mut self.connection
+    }
+
+    /// Nothing is under way any more.
+    fn rest(&mut self) {
+        self.sound = true;
+    }
+}
+
+/// Something that may take [`STATEMENT_MAX`].
+async fn limited<T, E: From<sqlx::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let done = timeout(STATEMENT_MAX, work).await;
+    done.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))?
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.sound {
+            self.connection.close_on_drop();
+        }
     }
 }
 
 struct PostgresAppend<'a> {
     engine: &'a PostgresEngine,
     lock_first: bool,
-    /// The transaction that has the head locked, if it is locked first.
-    locked: Option<sqlx::Transaction<'static, Postgres>>,
+    /// On which the head was read; if it was locked first, in the transaction that has it locked.
+    connection: Option<Reserved>,
     /// At which the head was read.
     revision: i64,
 }
@@ -118,37 +169,58 @@ struct PostgresAppend<'a> {
 impl PostgresAppend<'_> {
     async fn read(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
         let reader = &self.engine.reader;
-        let (revision, before) = match self.lock_first {
-            false => reader.before(&reader.pool, keys, ids).await?,
-            true => {
-                let mut transaction = reader.pool.begin().await?;
-                sqlx::query(&self.engine.lock)
-                    .execute(&mut *transaction)
-                    .await?;
-                let read = reader.before(&mut *transaction, keys, ids).await?;
-                self.locked = Some(transaction);
-                read
-            }
-        };
+        let mut connection = Reserved::acquire(&reader.pool).await?;
+        if self.lock_first {
+            limited(connection.work().execute(self.engine.lock.as_str())).await?;
+        }
+        let (revision, before) = limited(reader.before(connection.work(), keys, ids)).await?;
+        if !self.lock_first {
+            connection.rest();
+        }
         self.revision = revision;
+        self.connection = Some(connection);
         Ok(before)
     }
 
     /// Whether the head was still where it was read; then all is stored and committed.
     async fn store(&mut self, admitted: &Admission) -> Result<bool, sqlx::Error> {
-        let Some(mut transaction) = self.locked.take() else {
-            let pool = &self.engine.reader.pool;
-            return self.query(admitted).fetch_one(pool).await;
+        // The first time, on the connection that it was read on.
+        let (mut connection, locked) = match self.connection.take() {
+            Some(connection) => (connection, self.lock_first),
+            None => (Reserved::acquire(&self.engine.reader.pool).await?, false),
         };
-        let stored = self.query(admitted).fetch_one(&mut *transaction).await?;
-        transaction.commit().await?;
+        let stored = limited(self.query(admitted).fetch_one(connection.work())).await?;
+        if locked {
+            limited(connection.work().execute("commit")).await?;
+        }
+        connection.rest();
         Ok(stored)
+    }
+
+    /// Whether a storing whose answer was lost has been done. One without events is decided again
+    /// and then finds its outcomes.
+    async fn is_stored(&self, admitted: &Admission) -> Result<bool, sqlx::Error> {
+        if admitted.events.is_empty() {
+            return Ok(false);
+        }
+        let mut connection = Reserved::acquire(&self.engine.reader.pool).await?;
+        let query = sqlx::query_scalar(&self.engine.is_stored)
+            .bind(to_i64(admitted.head.position))
+            .bind(admitted.head.hash.as_bytes().as_slice());
+        let stored = limited(query.fetch_one(connection.work())).await?;
+        connection.rest();
+        Ok(stored)
+    }
+
+    /// Stores, or finds that it was stored before.
+    async fn store_once(&mut self, admitted: &Admission, again: bool) -> Result<bool, sqlx::Error> {
+        Ok(self.store(admitted).await? || (again && self.is_stored(admitted).await?))
     }
 
     fn query<'q>(
         &'q self,
         admitted: &'q Admission,
-    ) -> sqlx::query::QueryScalar<'q, Postgres, bool, sqlx::postgres::PgArguments> {
+    ) -> QueryScalar<'q, Postgres, bool, PgArguments> {
         let head = &admitted.head;
         let stored = admitted.events.iter().map(|event| &event.stored);
         macro_rules! events {
@@ -189,19 +261,6 @@ impl PostgresAppend<'_> {
             .bind(outcomes!(|(_, it)| it.outcome.as_str()))
             .bind(outcomes!(|(_, it)| to_i64(it.position)))
     }
-
-    /// Whether a storing whose answer was lost has been done. One without events is decided again
-    /// and then finds its outcomes.
-    async fn is_stored(&self, admitted: &Admission) -> Result<bool, sqlx::Error> {
-        if admitted.events.is_empty() {
-            return Ok(false);
-        }
-        sqlx::query_scalar(&self.engine.is_stored)
-            .bind(to_i64(admitted.head.position))
-            .bind(admitted.head.hash.as_bytes().as_slice())
-            .fetch_one(&self.engine.reader.pool)
-            .await
-    }
 }
 
 impl Transaction for PostgresAppend<'_> {
@@ -220,20 +279,22 @@ impl Transaction for PostgresAppend<'_> {
 
     async fn subscription(&mut self, decoder: &Decoder) -> Result<TenantSubscription, StoreError> {
         let reader = &self.engine.reader;
-        let (_, subscription) = match &mut self.locked {
-            None => reader.subscription(&reader.pool, decoder).await?,
-            Some(locked) => reader.subscription(&mut **locked, decoder).await?,
-        };
-        // If it is newer than the head that was read, the head has moved.
-        Ok(subscription)
+        let connection = self.connection.as_mut().ok_or(StoreError::Moved)?;
+        let (revision, _, subscription) = limited(reader.state(connection.work(), decoder)).await?;
+        if !self.lock_first {
+            connection.rest();
+        }
+        match revision == self.revision {
+            true => Ok(subscription),
+            false => Err(StoreError::Moved),
+        }
     }
 
     async fn commit(mut self, _from: Position, admitted: &Admission) -> Result<(), StoreError> {
         let mut tries = 0;
         loop {
-            match self.store(admitted).await {
+            match self.store_once(admitted, tries > 0).await {
                 Ok(true) => return Ok(()),
-                Ok(false) if tries > 0 && self.is_stored(admitted).await? => return Ok(()),
                 Ok(false) => return Err(StoreError::Moved),
                 Err(error) if passes(&error) && tries < TRIES_MAX => {
                     tries += 1;
@@ -245,10 +306,8 @@ impl Transaction for PostgresAppend<'_> {
     }
 
     async fn rollback(self) -> Result<(), StoreError> {
-        match self.locked {
-            Some(locked) => Ok(locked.rollback().await?),
-            None => Ok(()),
-        }
+        // A lock is let go with its connection.
+        Ok(())
     }
 }
 
@@ -258,9 +317,11 @@ fn passes(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            let shuts_down = ["57P01", "57P02", "57P03"].contains(&&*code);
-            // Connection exceptions; serialization failure and deadlock; too many connections.
-            shuts_down || code.starts_with("08") || code.starts_with("40") || code == "53300"
+            // The server stops or starts; too many connections; a lock or an idle transaction
+            // took too long; connection exceptions; serialization failure and deadlock.
+            ["57P01", "57P02", "57P03", "53300", "55P03", "25P03"].contains(&&*code)
+                || code.starts_with("08")
+                || code.starts_with("40")
         }),
         _ => false,
     }

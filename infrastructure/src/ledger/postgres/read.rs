@@ -34,11 +34,11 @@ pub struct PostgresReader {
     texts: Arc<Texts>,
 }
 
-/// Made once: the connections keep statements prepared by their text.
+/// Made once. The connections keep statements prepared by their text, so a pool of many tenants
+/// should keep several for each of them.
 struct Texts {
     before: String,
-    head: String,
-    subscription: String,
+    state: String,
     outcome: String,
     history: String,
 }
@@ -62,10 +62,11 @@ impl PostgresReader {
                  group by aggregate_id, aggregate_type) \
                  from {head} where id = 1"
             ),
-            head: format!("select {HEAD} from {head} where id = 1"),
-            subscription: format!(
-                "select aggregate_type, event_type, event_version, payload::text from {events} \
-                 where aggregate_id = $1 and aggregate_type = $2 order by sequence"
+            state: format!(
+                "select {HEAD}, array(select json_build_array(aggregate_type, event_type, \
+                 event_version, payload::text) from {events} \
+                 where aggregate_id = $1 and aggregate_type = $2 order by sequence) \
+                 from {head} where id = 1"
             ),
             outcome: format!(
                 "select fingerprint, outcome, position from {idempotency} where key = $1"
@@ -107,32 +108,28 @@ impl PostgresReader {
         Ok((row.try_get(0)?, before))
     }
 
-    /// The head.
-    pub(super) async fn head(&self) -> Result<HeadRow, StoreError> {
-        let row = sqlx::query(&self.texts.head).fetch_one(&self.pool).await?;
-        head_row(&row)
-    }
-
-    /// The tenant's subscription, folded from its events, and how many they are.
-    pub(super) async fn subscription(
+    /// The revision of the head, the head, and the tenant's subscription at it, folded.
+    pub(super) async fn state(
         &self,
         executor: impl PgExecutor<'_>,
         decoder: &Decoder,
-    ) -> Result<(Version, TenantSubscription), StoreError> {
-        let rows = sqlx::query(&self.texts.subscription)
+    ) -> Result<(i64, HeadRow, TenantSubscription), StoreError> {
+        let row = sqlx::query(&self.texts.state)
             .bind(self.tenant.to_string())
             .bind(TenantSubscription::TYPE)
-            .fetch_all(executor)
+            .fetch_one(executor)
             .await?;
+        let head = head_row(&row)?;
+        let events: Vec<Json<[String; 4]>> = row.try_get(11)?;
+        if events.len() as Version != head.subscription_version {
+            return Err(StoreError::Malformed("subscription version"));
+        }
         let mut subscription = TenantSubscription::default();
-        let version = rows.len() as Version;
-        for row in rows {
-            let (kind, name): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-            let (version, payload): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
-            let event = [kind, name, version, payload];
+        for Json(event) in &events {
+            let event = event.each_ref().map(String::as_str);
             column::evolve(&mut subscription, decoder, event)?;
         }
-        Ok((version, subscription))
+        Ok((row.try_get(0)?, head, subscription))
     }
 }
 

@@ -146,20 +146,15 @@ impl Transaction for SqliteAppend<'_> {
         }
         let slice = self.keys.slice();
         let mut text = inserts(events.len(), outcomes.len());
-        if slice.is_some() {
-            text.push_str(INDEX);
-        }
+        text.push_str(INDEX);
         text.push_str(MOVE_HEAD);
-        let mut query = bind_rows(sqlx::query(&text), events, outcomes, number, recorded_at);
-        if let Some(slice) = &slice {
-            query = slice.bind(query)?;
-        }
-        bind_head(query, from, &admitted.head)
+        let query = bind_rows(sqlx::query(&text), events, outcomes, number, recorded_at);
+        bind_head(slice.bind(query)?, from, &admitted.head)
             .execute(self.exchange.connection())
             .await?;
         self.exchange.done();
         let keys = new.iter().map(|(key, _)| *key);
-        self.keys.committed(keys, slice);
+        self.keys.committed(keys, &slice);
         Ok(())
     }
 

@@ -2,14 +2,14 @@
 //!
 //! Clients' keys come in no order. An index that is kept current would have to change a page of
 //! its own for each of them: seven in ten of all pages that a busy ledger wrote, measured. So
-//! outcomes are numbered and stored as they come, and their keys are found in memory until there
-//! are enough of them to be indexed together, in order, many to a page. That is done in slices,
-//! each in the transaction of a batch, so that no batch waits for the whole.
+//! outcomes are numbered and stored as they come, and the entries of the index gather in memory
+//! until there are enough of them to be stored together, in order, many to a page. That is done in
+//! slices, each in the transaction of a batch, so that no batch waits for the whole.
 //!
 //! Every question also covers what memory has not seen, the outcomes after `last`, whatever has
 //! happened to it: a batch whose commit failed half way, or another writer of the same file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use application::ports::RecordedOutcome;
@@ -17,15 +17,18 @@ use sha2::{Digest, Sha256};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
+use super::super::writer::BATCH_APPENDS_MAX;
 use super::super::{StoreError, column};
 use super::Bound;
 
-/// How many keys are indexed together: about 1 MB of memory until then.
+/// How many keys are indexed together.
 const TOGETHER: usize = 8_192;
-/// How many of them a batch takes along: as many as a batch can add, so that memory is bounded.
-const SLICE: usize = 512;
+/// How many of them a batch takes along: as many as it can add, so that memory is bounded.
+const SLICE: usize = BATCH_APPENDS_MAX;
 /// The low bits of an entry of the index are the outcome's number: up to 34 billion.
 const NUMBER_BITS: u32 = 35;
+/// Those bits.
+const NUMBER: i64 = (1 << NUMBER_BITS) - 1;
 
 /// Finds the outcomes stored under any of the keys that [`Keys::bind`] binds, and possibly others.
 pub(super) const FIND: &str = "\
@@ -42,7 +45,7 @@ pub(super) const LAST: &str = "select coalesce(max(number), 0) from idempotency"
 /// Puts a [`Slice`] into the index.
 pub(super) const INDEX: &str = "insert or ignore into idempotency_index (entry) \
      select value from json_each(?); \
-     update checkpoints set position = max(position, ?) where subscriber = 'idempotency_index'; ";
+     update checkpoints set position = ? where subscriber = 'idempotency_index' and position < ?; ";
 
 /// Which keys were used.
 #[derive(Default)]
@@ -50,27 +53,22 @@ pub(super) struct Keys {
     recent: Mutex<Recent>,
 }
 
-/// The keys of the outcomes between the index's end and `last`.
+/// The entries of the outcomes between the index's end and `last`.
 #[derive(Default)]
 struct Recent {
-    numbers: HashMap<String, i64>,
-    last: i64,
-    indexing: Indexing,
-}
-
-/// Keys on their way into the index.
-#[derive(Default)]
-struct Indexing {
-    /// Their entries, the greatest first: slices are taken off the end.
-    entries: Vec<i64>,
-    /// How far the index is when none is left.
+    /// Not on their way yet.
+    entries: BTreeSet<i64>,
+    /// On their way into the index.
+    indexing: BTreeSet<i64>,
+    /// How far the index is when none of these is left.
     end: i64,
+    last: i64,
 }
 
-/// What a batch takes along into the index.
+/// What a batch takes along into the index; often nothing.
 pub(super) struct Slice {
     entries: Vec<i64>,
-    /// How far the index is with them.
+    /// How far the index is with them, if that changes.
     indexed: i64,
 }
 
@@ -90,7 +88,9 @@ impl Keys {
         .await?;
         let mut recent = self.lock();
         for row in rows {
-            recent.numbers.insert(row.try_get(1)?, row.try_get(0)?);
+            recent
+                .entries
+                .insert(entry(row.try_get(1)?, row.try_get(0)?));
         }
         recent.last = stored;
         Ok(())
@@ -101,31 +101,31 @@ impl Keys {
         self.lock().last
     }
 
-    /// What the next batch is to take along, if anything.
-    pub(super) fn slice(&self) -> Option<Slice> {
-        let Indexing { entries, end } = &self.lock().indexing;
-        let (left, slice) = entries.split_at(entries.len().saturating_sub(SLICE));
-        (!slice.is_empty()).then(|| Slice {
-            entries: slice.to_vec(),
-            indexed: if left.is_empty() { *end } else { 0 },
-        })
+    /// What the next batch is to take along.
+    pub(super) fn slice(&self) -> Slice {
+        let recent = self.lock();
+        let indexing = &recent.indexing;
+        let is_the_last = !indexing.is_empty() && indexing.len() <= SLICE;
+        Slice {
+            entries: indexing.iter().take(SLICE).copied().collect(),
+            indexed: if is_the_last { recent.end } else { 0 },
+        }
     }
 
     /// A batch is committed: outcomes with the next numbers, under these keys, and the slice that
     /// it took along.
-    pub(super) fn committed<'a>(&self, keys: impl Iterator<Item = &'a str>, slice: Option<Slice>) {
+    pub(super) fn committed<'a>(&self, keys: impl Iterator<Item = &'a str>, slice: &Slice) {
         let recent = &mut *self.lock();
         for (number, key) in (recent.last + 1..).zip(keys) {
-            recent.numbers.insert(key.to_owned(), number);
+            recent.entries.insert(entry(key, number));
             recent.last = number;
         }
-        if let Some(slice) = slice {
-            let left = recent.indexing.entries.len() - slice.entries.len();
-            recent.indexing.entries.truncate(left);
-            recent.numbers.retain(|_, number| *number > slice.indexed);
+        for entry in &slice.entries {
+            recent.indexing.remove(entry);
         }
-        if recent.indexing.entries.is_empty() && recent.numbers.len() >= TOGETHER {
-            recent.indexing = Indexing::of(&recent.numbers, recent.last);
+        if recent.indexing.is_empty() && recent.entries.len() >= TOGETHER {
+            recent.indexing = std::mem::take(&mut recent.entries);
+            recent.end = recent.last;
         }
     }
 
@@ -136,11 +136,17 @@ impl Keys {
         keys: &[&str],
     ) -> Result<Bound<'q>, StoreError> {
         let recent = self.lock();
-        let numbers = keys.iter().filter_map(|key| recent.numbers.get(*key));
-        let hashes = keys.iter().map(|key| entry(key, 0));
+        let firsts: Vec<_> = keys.iter().map(|key| entry(key, 0)).collect();
+        let in_memory = |first: &i64| {
+            let range = *first..=*first | NUMBER;
+            let sets = [&recent.entries, &recent.indexing];
+            let entries = sets.map(|set| set.range(range.clone()));
+            entries.into_iter().flatten().map(|entry| entry & NUMBER)
+        };
+        let numbers: Vec<_> = firsts.iter().flat_map(in_memory).collect();
         Ok(query
-            .bind(json(&numbers.collect::<Vec<_>>())?)
-            .bind(json(&hashes.collect::<Vec<_>>())?)
+            .bind(json(&numbers)?)
+            .bind(json(&firsts)?)
             .bind(recent.last)
             .bind(json(keys)?))
     }
@@ -161,19 +167,13 @@ impl Keys {
     }
 }
 
-impl Indexing {
-    fn of(numbers: &HashMap<String, i64>, end: i64) -> Self {
-        let entries = numbers.iter().map(|(key, number)| entry(key, *number));
-        let mut entries: Vec<_> = entries.collect();
-        entries.sort_unstable_by(|a, b| b.cmp(a));
-        Self { entries, end }
-    }
-}
-
 impl Slice {
     /// Binds the values of [`INDEX`].
     pub(super) fn bind<'q>(&self, query: Bound<'q>) -> Result<Bound<'q>, StoreError> {
-        Ok(query.bind(json(&self.entries)?).bind(self.indexed))
+        Ok(query
+            .bind(json(&self.entries)?)
+            .bind(self.indexed)
+            .bind(self.indexed))
     }
 }
 

@@ -9,6 +9,7 @@ mod conformance;
 mod doorbell;
 mod postgres;
 mod properties;
+mod sentences;
 mod sqlite;
 mod stores;
 mod world;

@@ -4,7 +4,7 @@ use application::ports::{AppendError, Appended};
 use futures::future::join_all;
 use sqlx::Executor;
 
-use crate::conformance::conformance;
+use crate::sentences::conformance;
 use crate::world::*;
 
 conformance!(SqliteUnderTest);

@@ -63,7 +63,7 @@ impl Schema {
     }
 
     /// The qualified name of one of its tables.
-    fn table(&self, name: &str) -> String {
+    pub(crate) fn table(&self, name: &str) -> String {
         format!("{}.{name}", self.0)
     }
 }

@@ -1,11 +1,13 @@
 //! The read model of a tenant's cards: one row a card, in the tenant's own database file, beside
-//! the ledger it is folded from.
+//! the ledger it is folded from. [`postgres`] keeps the same in a schema.
 //!
 //! Rows and checkpoint move in one transaction on the file's one writing connection, so handling
 //! the same events twice has the effect of once. That transaction is replayable (see
 //! [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): the ledger's next commit makes it durable, and a power loss before that
 //! takes back rows and checkpoint together. The ledger's writer waits for the same connection, so
 //! what is done under it is kept short: few statements, each for many rows.
+
+pub mod postgres;
 
 mod fold;
 mod list;
@@ -24,7 +26,10 @@ use application::subscribers::CARDS;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{CardId, Position, TenantId};
+use sqlx::Sqlite;
 
+use self::list::Cards;
+use self::rebuild::InFile;
 use self::table::Table;
 use crate::database::{Database, begin, unavailable};
 
@@ -61,30 +66,38 @@ impl CardsReadModel {
         drop(writer);
         Ok(Self { database })
     }
+
+    fn cards(&self) -> Cards<'_, Sqlite> {
+        Cards {
+            readers: self.database.readers(),
+            table: Table::Live.name(),
+        }
+    }
 }
 
 #[async_trait]
 impl CardsView for CardsReadModel {
     async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
-        list::one(self.database.readers(), id)
-            .await
-            .map_err(unavailable(THE_STORE))
+        self.cards().one(id).await.map_err(unavailable(THE_STORE))
     }
 
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
-        list::page(self.database.readers(), filter)
+        self.cards()
+            .page(filter)
             .await
             .map_err(unavailable(THE_STORE))
     }
 
     async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
-        list::due(self.database.readers(), now, limit)
+        self.cards()
+            .due(now, limit)
             .await
             .map_err(unavailable(THE_STORE))
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        list::next_due(self.database.readers())
+        self.cards()
+            .next_due()
             .await
             .map_err(unavailable(THE_STORE))
     }
@@ -132,7 +145,8 @@ impl Subscriber for CardsProjection {
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, HandlerError> {
         let database = self.databases.database(tenant.tenant).await?;
-        rebuild::rebuild(&database, tenant.ledger.as_ref(), progress).await
+        let building = InFile::start(&database).await?;
+        rebuild::rebuild(building, tenant.ledger.as_ref(), progress).await
     }
 }
 

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use application::cards::{Card, CardFilter, CardSort};
 use application::ports::{CardsView, HandlerError, Ledger, Subscriber};
-use infrastructure::database::begin;
-use proptest::prelude::*;
 
-use crate::history::{Ask, History, asks, card_id, day, issue_many};
-use crate::store::{Tenant, tenant};
+use crate::history::{Ask, History, card_id, day, issue_many};
+use crate::store::{Engine, tenant_on};
 
 /// Every card, by id.
 pub async fn all(view: &dyn CardsView) -> Vec<Card> {
@@ -25,19 +23,7 @@ pub async fn all(view: &dyn CardsView) -> Vec<Card> {
     cards
 }
 
-/// Every column of every row, as text.
-pub async fn dump(tenant: &Tenant) -> Vec<String> {
-    let sql = "select concat_ws('|', id, number, status, holder_name, \
-               coalesce(holder_email, '-'), coalesce(external_ref, '-'), tier, issued_at, \
-               coalesce(expires_at, '-'), coalesce(replaces, '-'), coalesce(replaced_by, '-'), \
-               version, name_sort, search) from cards order by id";
-    sqlx::query_scalar(sql)
-        .fetch_all(tenant.database.readers())
-        .await
-        .expect("the rows")
-}
-
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,43 +31,36 @@ fn run<T>(test: impl Future<Output = T>) -> T {
         .block_on(test)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn the_rows_are_the_aggregates_of_any_history(asks in asks(), at_a_time in 1..40_usize) {
-        run(async {
-            let tenant = tenant().await;
-            let mut history = History::begin(&tenant.ledger);
-            for ask in &asks {
-                history.ask(ask);
-            }
-            let position = tenant.follow(&tenant.cards, at_a_time).await;
-            assert_eq!(position, history.position());
-            assert_eq!(all(tenant.view()).await, history.expected());
-        });
+pub async fn the_rows_are_the_aggregates_of_any_history<E: Engine>(
+    asks: Vec<Ask>,
+    at_a_time: usize,
+) {
+    let tenant = tenant_on::<E>().await;
+    let mut history = History::begin(&tenant.ledger);
+    for ask in &asks {
+        history.ask(ask);
     }
-
-    #[test]
-    fn events_handed_over_again_change_nothing(asks in asks(), overlap in 1..20_u64) {
-        run(async {
-            let tenant = tenant().await;
-            let mut history = History::begin(&tenant.ledger);
-            for ask in &asks {
-                history.ask(ask);
-                let position = tenant.cards.checkpoint(&tenant.store).await.expect("a checkpoint");
-                let again = position.saturating_sub(overlap);
-                let events = tenant.ledger.read(again, 100).await.expect("events");
-                tenant.cards.handle(&tenant.store, &events).await.expect("handled");
-            }
-            assert_eq!(all(tenant.view()).await, history.expected());
-        });
-    }
+    let position = tenant.follow(&tenant.cards, at_a_time).await;
+    assert_eq!(position, history.position());
+    assert_eq!(all(tenant.view()).await, history.expected());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_handlers_at_the_same_time_one_has_the_effect() {
-    let tenant = Arc::new(tenant().await);
+pub async fn events_handed_over_again_change_nothing<E: Engine>(asks: Vec<Ask>, overlap: u64) {
+    let tenant = tenant_on::<E>().await;
+    let mut history = History::begin(&tenant.ledger);
+    for ask in &asks {
+        history.ask(ask);
+        let position = tenant.cards.checkpoint(&tenant.store).await;
+        let again = position.expect("a checkpoint").saturating_sub(overlap);
+        let events = tenant.ledger.read(again, 100).await.expect("events");
+        let handled = tenant.cards.handle(&tenant.store, &events).await;
+        handled.expect("handled");
+    }
+    assert_eq!(all(tenant.view()).await, history.expected());
+}
+
+pub async fn of_two_handlers_at_the_same_time_one_has_the_effect<E: Engine>() {
+    let tenant = Arc::new(tenant_on::<E>().await);
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..600);
     let handlers = (7..11).map(|at_a_time| {
@@ -94,9 +73,8 @@ async fn of_two_handlers_at_the_same_time_one_has_the_effect() {
     assert_eq!(all(tenant.view()).await, history.expected());
 }
 
-#[tokio::test]
-async fn a_gap_in_the_events_is_refused_and_changes_nothing() {
-    let tenant = tenant().await;
+pub async fn a_gap_in_the_events_is_refused_and_changes_nothing<E: Engine>() {
+    let tenant = tenant_on::<E>().await;
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..4);
     let after_a_gap = tenant.ledger.read(2, 100).await.expect("events");
@@ -107,25 +85,29 @@ async fn a_gap_in_the_events_is_refused_and_changes_nothing() {
     assert_eq!(all(tenant.view()).await, history.expected());
 }
 
-#[tokio::test]
-async fn an_effect_that_is_rolled_back_leaves_the_checkpoint_where_it_was() {
-    let tenant = tenant().await;
+pub async fn an_effect_that_is_rolled_back_leaves_the_checkpoint_where_it_was<E: Engine>() {
+    let tenant = tenant_on::<E>().await;
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..4);
-    change(&tenant, "alter table cards rename to elsewhere").await;
+    let (away, back) = (
+        "alter table cards rename to elsewhere",
+        "alter table elsewhere rename to cards",
+    );
+    tenant.engine.change(away).await;
     let events = tenant.ledger.read(0, 100).await.expect("events");
     let handled = tenant.cards.handle(&tenant.store, &events).await;
     assert!(matches!(handled, Err(HandlerError::Unavailable(_))));
-    change(&tenant, "alter table elsewhere rename to cards").await;
+    tenant.engine.change(back).await;
     let checkpoint = tenant.cards.checkpoint(&tenant.store).await;
     assert_eq!(checkpoint.expect("a checkpoint"), 0);
     tenant.follow(&tenant.cards, 100).await;
     assert_eq!(all(tenant.view()).await, history.expected());
 }
 
-#[tokio::test]
-async fn a_card_is_due_from_the_moment_on_at_which_it_ends_unless_it_left_circulation() {
-    let tenant = tenant().await;
+pub async fn a_card_is_due_from_the_moment_on_at_which_it_ends_unless_it_left_circulation<
+    E: Engine,
+>() {
+    let tenant = tenant_on::<E>().await;
     let mut history = History::begin(&tenant.ledger);
     let name = || "Ada".to_owned();
     history.ask(&Ask::Issue(1, name(), Some(5), true));
@@ -144,16 +126,4 @@ async fn a_card_is_due_from_the_moment_on_at_which_it_ends_unless_it_left_circul
     let overdue = view.due(later, 9).await.expect("cards");
     assert_eq!(overdue, vec![card_id(2), card_id(1)]);
     assert_eq!(view.due(later, 1).await.expect("cards"), vec![card_id(2)]);
-}
-
-/// Changes the database behind the read model's back.
-pub async fn change(tenant: &Tenant, sql: &str) {
-    let mut writer = tenant.database.writer().await.expect("the writer");
-    let mut transaction = begin(&mut writer).await.expect("a transaction");
-    sqlx::query(sql)
-        .persistent(false)
-        .execute(&mut *transaction)
-        .await
-        .expect("a change");
-    transaction.commit().await.expect("a commit");
 }

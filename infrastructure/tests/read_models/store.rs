@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::event::AggregateKind;
 use domain::ids::{Position, TenantId};
-use infrastructure::database::Database;
+use infrastructure::database::{Database, begin};
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
 use infrastructure::projections::landlord::LandlordReadModel;
@@ -63,12 +63,57 @@ impl Ledger for MemoryLedger {
     }
 }
 
+/// Where the cards of a tenant are kept.
+pub trait Engine: Send + Sync + Sized + 'static {
+    /// What keeps them up to date.
+    type Cards: Subscriber + 'static;
+
+    /// An empty one.
+    fn start() -> impl Future<Output = Self> + Send;
+    /// Whose cards they are.
+    fn tenant(&self) -> TenantId;
+    /// What answers questions about them.
+    fn view(&self) -> impl Future<Output = Arc<dyn CardsView>> + Send;
+    /// What keeps them up to date.
+    fn cards(&self) -> Self::Cards;
+    /// Changes the database behind the read model's back.
+    fn change(&self, sql: &str) -> impl Future<Output = ()> + Send;
+    /// Every column of every row, as text.
+    fn dump(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
 /// A tenant whose store is open.
-pub struct Tenant {
+pub struct Tenant<E: Engine = InFile> {
     pub ledger: Arc<MemoryLedger>,
     pub store: TenantStore,
+    pub cards: E::Cards,
+    pub engine: E,
+}
+
+/// A new tenant without events, whose cards are in a file.
+pub async fn tenant() -> Tenant {
+    tenant_on().await
+}
+
+/// A new tenant without events.
+pub async fn tenant_on<E: Engine>() -> Tenant<E> {
+    let engine = E::start().await;
+    let ledger = Arc::new(MemoryLedger::default());
+    Tenant {
+        store: TenantStore {
+            tenant: engine.tenant(),
+            ledger: ledger.clone(),
+            cards: engine.view().await,
+        },
+        ledger,
+        cards: engine.cards(),
+        engine,
+    }
+}
+
+/// A SQLite file in a directory of its own.
+pub struct InFile {
     pub database: Arc<Database>,
-    pub cards: CardsProjection,
     _directory: TempDir,
 }
 
@@ -82,28 +127,55 @@ impl TenantDatabases for One {
     }
 }
 
-/// A new tenant without events.
-pub async fn tenant() -> Tenant {
-    let directory = tempfile::tempdir().expect("a directory");
-    let database = tenant_database(&directory.path().join("tenant.db")).await;
-    let view = CardsReadModel::open(Arc::clone(&database))
-        .await
-        .expect("the table");
-    let ledger = Arc::new(MemoryLedger::default());
-    Tenant {
-        store: TenantStore {
-            tenant: tenant_id(1),
-            ledger: ledger.clone(),
-            cards: Arc::new(view),
-        },
-        ledger,
-        cards: CardsProjection::new(Arc::new(One(Arc::clone(&database)))),
-        database,
-        _directory: directory,
+impl Engine for InFile {
+    type Cards = CardsProjection;
+
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self {
+            database: tenant_database(&directory.path().join("tenant.db")).await,
+            _directory: directory,
+        }
+    }
+
+    fn tenant(&self) -> TenantId {
+        tenant_id(1)
+    }
+
+    async fn view(&self) -> Arc<dyn CardsView> {
+        let view = CardsReadModel::open(Arc::clone(&self.database)).await;
+        Arc::new(view.expect("the table"))
+    }
+
+    fn cards(&self) -> CardsProjection {
+        CardsProjection::new(Arc::new(One(Arc::clone(&self.database))))
+    }
+
+    async fn change(&self, sql: &str) {
+        let mut writer = self.database.writer().await.expect("the writer");
+        let mut transaction = begin(&mut writer).await.expect("a transaction");
+        sqlx::query(sql)
+            .persistent(false)
+            .execute(&mut *transaction)
+            .await
+            .expect("a change");
+        transaction.commit().await.expect("a commit");
+    }
+
+    async fn dump(&self) -> Vec<String> {
+        let sql = "select concat_ws('|', id, number, status, holder_name, \
+                   coalesce(holder_email, '-'), coalesce(external_ref, '-'), tier, issued_at, \
+                   coalesce(expires_at, '-'), coalesce(replaces, '-'), \
+                   coalesce(replaced_by, '-'), version, name_sort, search) \
+                   from cards order by id";
+        sqlx::query_scalar(sql)
+            .fetch_all(self.database.readers())
+            .await
+            .expect("the rows")
     }
 }
 
-impl Tenant {
+impl<E: Engine> Tenant<E> {
     /// Hands over what the ledger has, some events at a time, until none is left.
     pub async fn follow(&self, subscriber: &dyn Subscriber, at_a_time: usize) -> Position {
         let mut position = subscriber

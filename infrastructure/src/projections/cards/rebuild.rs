@@ -2,8 +2,8 @@
 //!
 //! The new table has its own checkpoint and is filled a page of events a transaction; the next
 //! page is read meanwhile. Then its indexes are made, and when it has caught up, one last
-//! transaction folds what is left and swaps. The writing connection is free between these, so the
-//! ledger's writer waits for one page or one index at a time.
+//! transaction folds what is left and swaps. In a file the writing connection is free between
+//! these, so the ledger's writer waits for one page or one index at a time.
 //!
 //! A building that was cut off leaves its table until the next one begins. Of two at the same
 //! time, the later takes over and the earlier fails at its next step.
@@ -20,37 +20,49 @@ use crate::database::{Database, begin_replayable};
 use crate::projections::following;
 
 /// How many events are folded a transaction: what the ledger's writer may have to wait for.
-const PAGE_EVENTS: usize = 1024;
+pub const PAGE_EVENTS: usize = 1024;
+
+/// A new table beside the one in use.
+pub trait Building: Send {
+    /// Brings it from its checkpoint to the last of the events; answers the new checkpoint.
+    fn fill(
+        &mut self,
+        before: Position,
+        events: &[Arc<RecordedEvent>],
+    ) -> impl Future<Output = Result<Position, HandlerError>> + Send;
+
+    /// Makes its indexes, once it is full.
+    fn index(&mut self) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Folds the last events, which begin with `page`, and swaps the tables; answers the
+    /// checkpoint after it.
+    fn finish(
+        self,
+        ledger: &dyn Ledger,
+        before: Position,
+        page: &[Arc<RecordedEvent>],
+    ) -> impl Future<Output = Result<Position, HandlerError>> + Send;
+}
 
 /// Builds the cards anew and swaps; answers the checkpoint after it.
 pub async fn rebuild(
-    database: &Database,
+    mut building: impl Building,
     ledger: &dyn Ledger,
     progress: &(dyn Fn(Position) + Send + Sync),
 ) -> Result<Position, HandlerError> {
-    let generation = start(database).await?;
-    let (position, _) = fill_up(database, ledger, generation, 0, progress).await?;
-    index(database, generation).await?;
+    let (position, _) = fill_up(&mut building, ledger, 0, progress).await?;
+    building.index().await?;
     // Making the indexes took its time, and more has happened.
-    let (position, rest) = fill_up(database, ledger, generation, position, progress).await?;
-    let position = finish(database, ledger, generation, position, rest).await?;
+    let (position, rest) = fill_up(&mut building, ledger, position, progress).await?;
+    let position = building.finish(ledger, position, &rest).await?;
     progress(position);
     Ok(position)
 }
 
-async fn start(database: &Database) -> Result<i64, HandlerError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-    let generation = table::create_next(&mut transaction).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    Ok(generation)
-}
-
 /// Fills the new table until less than a page is left; answers how far it is, and what is left.
 async fn fill_up(
-    database: &Database,
+    building: &mut impl Building,
     ledger: &dyn Ledger,
-    generation: i64,
     mut position: Position,
     progress: &(dyn Fn(Position) + Send + Sync),
 ) -> Result<(Position, Vec<Arc<RecordedEvent>>), HandlerError> {
@@ -58,7 +70,7 @@ async fn fill_up(
     while page.len() == PAGE_EVENTS {
         let last = position + PAGE_EVENTS as Position;
         let (filled, following) = futures::join!(
-            fill(database, generation, position, &page),
+            building.fill(position, &page),
             ledger.read(last, PAGE_EVENTS)
         );
         position = filled?;
@@ -68,34 +80,82 @@ async fn fill_up(
     Ok((position, page))
 }
 
-/// Makes the indexes of a table that is full, each in a transaction of its own. Sorting once is
-/// several times cheaper than keeping an index of names up to date with every page; the ledger's
-/// writer may have to wait for one index.
-async fn index(database: &Database, generation: i64) -> Result<(), HandlerError> {
-    for index in INDEXES {
+/// A new table in a tenant's file.
+pub struct InFile<'a> {
+    database: &'a Database,
+    generation: i64,
+}
+
+impl<'a> InFile<'a> {
+    /// Begins with an empty one.
+    pub async fn start(database: &'a Database) -> Result<Self, HandlerError> {
         let mut writer = database.writer().await.map_err(failed)?;
         let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-        still_ours(&mut transaction, generation).await?;
-        table::create_index(&mut transaction, Table::Next, index, generation)
+        let generation = table::create_next(&mut transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        drop(writer);
+        Ok(Self {
+            database,
+            generation,
+        })
+    }
+}
+
+impl Building for InFile<'_> {
+    async fn fill(
+        &mut self,
+        before: Position,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let mut writer = self.database.writer().await.map_err(failed)?;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        still_ours(&mut transaction, self.generation).await?;
+        let position = apply(&mut transaction, before, events).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok(position)
+    }
+
+    /// Each in a transaction of its own. Sorting once is several times cheaper than keeping an
+    /// index up to date with every page; the ledger's writer may have to wait for one index.
+    async fn index(&mut self) -> Result<(), HandlerError> {
+        for index in INDEXES {
+            let mut writer = self.database.writer().await.map_err(failed)?;
+            let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+            still_ours(&mut transaction, self.generation).await?;
+            table::create_index(&mut transaction, Table::Next, index, self.generation)
+                .await
+                .map_err(failed)?;
+            transaction.commit().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The ledger's writer waits meanwhile, so the last events are few, and no more come.
+    async fn finish(
+        self,
+        ledger: &dyn Ledger,
+        before: Position,
+        page: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let mut writer = self.database.writer().await.map_err(failed)?;
+        let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
+        still_ours(&mut transaction, self.generation).await?;
+        let mut position = apply(&mut transaction, before, page).await?;
+        loop {
+            let page = ledger.read(position, PAGE_EVENTS).await?;
+            if page.is_empty() {
+                break;
+            }
+            position = apply(&mut transaction, position, &page).await?;
+        }
+        let live = table::reached(&mut transaction, Table::Live).await?;
+        not_before(position, live)?;
+        table::swap(&mut transaction, position)
             .await
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
+        Ok(position)
     }
-    Ok(())
-}
-
-async fn fill(
-    database: &Database,
-    generation: i64,
-    before: Position,
-    events: &[Arc<RecordedEvent>],
-) -> Result<Position, HandlerError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-    still_ours(&mut transaction, generation).await?;
-    let position = apply(&mut transaction, before, events).await?;
-    transaction.commit().await.map_err(failed)?;
-    Ok(position)
 }
 
 /// Brings the new table from its checkpoint to the last of the events; answers the new checkpoint.
@@ -120,46 +180,31 @@ async fn apply(
     Ok(position)
 }
 
-/// Folds the last events and swaps the tables. The ledger's writer waits meanwhile, so the last
-/// events are few, and no more come.
-async fn finish(
-    database: &Database,
-    ledger: &dyn Ledger,
-    generation: i64,
-    before: Position,
-    page: Vec<Arc<RecordedEvent>>,
-) -> Result<Position, HandlerError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
-    still_ours(&mut transaction, generation).await?;
-    let mut position = apply(&mut transaction, before, &page).await?;
-    loop {
-        let page = ledger.read(position, PAGE_EVENTS).await?;
-        if page.is_empty() {
-            break;
-        }
-        position = apply(&mut transaction, position, &page).await?;
-    }
-    let live = table::reached(&mut transaction, Table::Live).await?;
-    if position < live {
-        return Err(HandlerError::Failed(format!(
-            "the ledger ends at {position}, the read model is at {live}"
-        )));
-    }
-    table::swap(&mut transaction, position)
-        .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    Ok(position)
-}
-
 /// Refuses to go on in a table that a later building has begun anew.
 async fn still_ours(
     transaction: &mut Transaction<'_, Sqlite>,
     generation: i64,
 ) -> Result<(), HandlerError> {
-    match table::generation(transaction).await.map_err(failed)? {
-        latest if latest == generation => Ok(()),
-        _ => Err(Unavailable::new("the new table, which a later building took over").into()),
+    latest_is(
+        table::generation(transaction).await.map_err(failed)?,
+        generation,
+    )
+}
+
+/// Refuses to go on in a building that is not the latest.
+pub fn latest_is(latest: i64, generation: i64) -> Result<(), HandlerError> {
+    match latest == generation {
+        true => Ok(()),
+        false => Err(Unavailable::new("the new table, which a later building took over").into()),
+    }
+}
+
+/// Refuses to put a table in the place of one that is further on.
+pub fn not_before(position: Position, live: Position) -> Result<(), HandlerError> {
+    match position >= live {
+        true => Ok(()),
+        false => Err(HandlerError::Failed(format!(
+            "the ledger ends at {position}, the read model is at {live}"
+        ))),
     }
 }

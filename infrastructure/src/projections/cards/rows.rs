@@ -1,14 +1,14 @@
-//! Cards as rows: reading and writing many at once.
+//! Cards as rows: what a row holds on every engine, and how SQLite reads and writes many at once.
 
 use std::sync::LazyLock;
 
 use application::cards::Card;
 use domain::card::{Holder, Status};
 use domain::ids::CardId;
-use domain::text::HolderName;
+use domain::text::{Email, ExternalRef, HolderName};
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{ColumnIndex, Decode, Row, Sqlite, SqliteConnection, Type};
 
 use super::table::Table;
 use crate::projections::{row, search};
@@ -30,7 +30,7 @@ pub const COLUMNS: [&str; 12] = [
 ];
 
 /// What is stored beside them to sort and search by.
-const DERIVED: [&str; 2] = ["name_sort", "search"];
+pub const DERIVED: [&str; 2] = ["name_sort", "search"];
 
 /// The most rows a statement writes: 256 are 3,584 of the 32,766 variables that SQLite allows.
 pub const ROWS_MAX: usize = 256;
@@ -108,23 +108,14 @@ pub type CardQuery<'q> = Query<'q, Sqlite, SqliteArguments<'q>>;
 /// Binds the next row.
 pub fn bind(query: CardQuery<'_>, card: Card) -> CardQuery<'_> {
     let name_sort = name_sort(&card.holder.name);
-    let email = card.holder.email.map(String::from);
-    let external_ref = card.external_ref.map(String::from);
-    let (name, number) = (String::from(card.holder.name), String::from(card.number));
-    let searched = [
-        Some(name.as_str()),
-        email.as_deref(),
-        Some(number.as_str()),
-        external_ref.as_deref(),
-    ];
-    let search = search::searchable(searched.into_iter().flatten());
+    let search = searched(&card);
     query
         .bind(card.id.to_string())
-        .bind(number)
+        .bind(String::from(card.number))
         .bind(card.status.as_str())
-        .bind(name)
-        .bind(email)
-        .bind(external_ref)
+        .bind(String::from(card.holder.name))
+        .bind(card.holder.email.map(String::from))
+        .bind(card.external_ref.map(String::from))
         .bind(String::from(card.tier))
         .bind(card.issued_at.timestamp_micros())
         .bind(card.expires_at.map(|end| end.timestamp_micros()))
@@ -140,8 +131,26 @@ pub fn name_sort(name: &HolderName) -> String {
     name.as_str().to_lowercase()
 }
 
+/// What a card is found by.
+pub fn searched(card: &Card) -> String {
+    let texts = [
+        Some(card.holder.name.as_str()),
+        card.holder.email.as_ref().map(Email::as_str),
+        Some(card.number.as_str()),
+        card.external_ref.as_ref().map(ExternalRef::as_str),
+    ];
+    search::searchable(texts.into_iter().flatten())
+}
+
 /// The card of a row that begins with [`COLUMNS`].
-pub fn card(found: &SqliteRow) -> Result<Card, sqlx::Error> {
+pub fn card<'r, R: Row>(found: &'r R) -> Result<Card, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+    &'r str: Decode<'r, R::Database>,
+    str: Type<R::Database>,
+{
     let email: Option<String> = found.try_get(4)?;
     let external_ref: Option<String> = found.try_get(5)?;
     let expires_at: Option<i64> = found.try_get(8)?;

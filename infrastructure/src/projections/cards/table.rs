@@ -1,4 +1,5 @@
-//! The table of cards and its checkpoint: making them, moving them, swapping them.
+//! The table of cards and its checkpoint: what they are on every engine, and how SQLite makes
+//! them, moves them and swaps them.
 //!
 //! There are two such tables while the read model is built anew. Index names are the database's,
 //! not the table's, so they carry a number that grows with each building.
@@ -15,7 +16,7 @@ pub const IN_CIRCULATION: &str =
     "expires_at is not null and status in ('issued', 'active', 'suspended')";
 
 /// Where the number of the latest building is kept.
-const GENERATION: &str = "cards.generation";
+pub const GENERATION: &str = "cards.generation";
 
 /// One of the two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,18 +87,23 @@ pub async fn generation(transaction: &mut Transaction<'_, Sqlite>) -> Result<i64
         .await
 }
 
+/// The columns as a table is made with them. Texts are of a type that compares them byte by byte.
+pub fn columns(text: &str) -> String {
+    format!(
+        "id {text} not null primary key, number {text} not null, status {text} not null, \
+         holder_name {text} not null, holder_email {text}, external_ref {text}, \
+         tier {text} not null, issued_at bigint not null, expires_at bigint, replaces {text}, \
+         replaced_by {text}, version bigint not null, name_sort {text} not null, \
+         search {text} not null"
+    )
+}
+
 async fn create(
     transaction: &mut Transaction<'_, Sqlite>,
     table: Table,
 ) -> Result<(), sqlx::Error> {
     let name = table.name();
-    let statement = format!(
-        "create table {name} (id text not null primary key, number text not null, \
-         status text not null, holder_name text not null, holder_email text, \
-         external_ref text, tier text not null, issued_at bigint not null, \
-         expires_at bigint, replaces text, replaced_by text, version bigint not null, \
-         name_sort text not null, search text not null)"
-    );
+    let statement = format!("create table {name} ({})", columns("text"));
     execute(transaction, &statement).await?;
     sqlx::query(
         "insert into checkpoints (subscriber, position) values ($1, 0) \
@@ -121,6 +127,21 @@ pub enum Index {
 /// All of them.
 pub const INDEXES: [Index; 2] = [Index::IssuedAt, Index::Due];
 
+impl Index {
+    /// The statement that makes it for the table of this name.
+    pub fn statement(self, table: &str, generation: i64) -> String {
+        match self {
+            Self::IssuedAt => {
+                format!("create index cards_issued_at_{generation} on {table} (issued_at, id)")
+            }
+            Self::Due => format!(
+                "create index cards_due_{generation} on {table} (expires_at, id) \
+                 where {IN_CIRCULATION}"
+            ),
+        }
+    }
+}
+
 /// Makes one index of a table.
 pub async fn create_index(
     transaction: &mut Transaction<'_, Sqlite>,
@@ -128,16 +149,7 @@ pub async fn create_index(
     index: Index,
     generation: i64,
 ) -> Result<(), sqlx::Error> {
-    let name = table.name();
-    let statement = match index {
-        Index::IssuedAt => {
-            format!("create index cards_issued_at_{generation} on {name} (issued_at, id)")
-        }
-        Index::Due => format!(
-            "create index cards_due_{generation} on {name} (expires_at, id) where {IN_CIRCULATION}"
-        ),
-    };
-    execute(transaction, &statement).await
+    execute(transaction, &index.statement(table.name(), generation)).await
 }
 
 /// Puts the table that was built in the place of the live one, with its checkpoint.
@@ -190,10 +202,13 @@ pub async fn reached(
     table: Table,
 ) -> Result<Position, HandlerError> {
     let checkpoint = checkpoint(connection, table).await.map_err(failed)?;
-    checkpoint.ok_or_else(|| {
-        let checkpoint = table.checkpoint();
-        HandlerError::Failed(format!("there is no checkpoint {checkpoint}"))
-    })
+    checkpoint.ok_or_else(|| missing(table))
+}
+
+/// There is no such table.
+pub fn missing(table: Table) -> HandlerError {
+    let checkpoint = table.checkpoint();
+    HandlerError::Failed(format!("there is no checkpoint {checkpoint}"))
 }
 
 /// Moves the live table's checkpoint, from a place that is bound first to one that is bound then.

@@ -1,0 +1,138 @@
+//! The cards in a tenant's PostgreSQL schema, beside the ledger. Any number of nodes may keep them
+//! up to date.
+//!
+//! Rows and checkpoint move in one statement, which is a transaction of its own: no lock is held
+//! between two statements, and of several nodes that handle the same events one has the effect.
+//!
+//! Its commit is on disk before it is answered, unlike in a file: a server can lose its last
+//! commits while this process lives on, which remembers that it has handled those events.
+
+mod live;
+mod rebuild;
+mod rows;
+mod table;
+
+use std::sync::Arc;
+
+use application::cards::{Card, CardFilter, CardPage};
+use application::ports::{
+    CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
+};
+use application::subscribers::CARDS;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use domain::ids::{CardId, Position, TenantId};
+use sqlx::{PgPool, Postgres};
+
+use self::rebuild::InSchema;
+use super::list::Cards;
+use super::table::Table;
+use super::{THE_STORE, rebuild as building};
+use crate::database::unavailable;
+use crate::ledger::postgres::Schema;
+
+/// Finds the shard of a tenant: the connections to the database that its schema is in.
+#[async_trait]
+pub trait TenantShards: Send + Sync {
+    /// The tenant's shard.
+    async fn shard(&self, tenant: TenantId) -> Result<PgPool, Unavailable>;
+}
+
+/// A tenant's cards in its schema, to be asked about.
+pub struct PostgresCards {
+    shard: PgPool,
+    table: String,
+}
+
+impl PostgresCards {
+    /// The read model in a tenant's schema, which is there and up to date; its table is made if
+    /// it is not there. Two nodes may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says.
+    pub async fn open(tenant: TenantId, shard: PgPool) -> Result<Self, sqlx::Error> {
+        let schema = Schema::of(tenant);
+        table::create_first(&shard, &schema).await?;
+        Ok(Self {
+            shard,
+            table: schema.table(Table::Live.name()),
+        })
+    }
+
+    fn cards(&self) -> Cards<'_, Postgres> {
+        Cards {
+            readers: &self.shard,
+            table: &self.table,
+        }
+    }
+}
+
+#[async_trait]
+impl CardsView for PostgresCards {
+    async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
+        let found = self.cards().one(id).await;
+        found.map_err(unavailable(THE_STORE))
+    }
+
+    async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
+        let page = self.cards().page(filter).await;
+        page.map_err(unavailable(THE_STORE))
+    }
+
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
+        let due = self.cards().due(now, limit).await;
+        due.map_err(unavailable(THE_STORE))
+    }
+
+    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
+        let next = self.cards().next_due().await;
+        next.map_err(unavailable(THE_STORE))
+    }
+}
+
+/// Keeps the cards of every tenant on a shard up to date.
+pub struct PostgresCardsProjection {
+    shards: Arc<dyn TenantShards>,
+}
+
+impl PostgresCardsProjection {
+    /// The projection into the schemas of tenants whose stores are open.
+    pub fn new(shards: Arc<dyn TenantShards>) -> Self {
+        Self { shards }
+    }
+}
+
+#[async_trait]
+impl Subscriber for PostgresCardsProjection {
+    fn name(&self) -> &'static str {
+        CARDS
+    }
+
+    async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
+        let shard = self.shards.shard(tenant.tenant).await?;
+        let schema = Schema::of(tenant.tenant);
+        let checkpoint = table::checkpoint(&shard, &schema, Table::Live).await;
+        let checkpoint = checkpoint.map_err(unavailable(THE_STORE))?;
+        Ok(checkpoint.unwrap_or_default())
+    }
+
+    async fn handle(
+        &self,
+        tenant: &TenantStore,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let shard = self.shards.shard(tenant.tenant).await?;
+        live::advance(&shard, &Schema::of(tenant.tenant), events).await
+    }
+
+    async fn rebuild(
+        &self,
+        tenant: &TenantStore,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, HandlerError> {
+        let shard = self.shards.shard(tenant.tenant).await?;
+        let in_schema = InSchema::start(&shard, Schema::of(tenant.tenant)).await?;
+        building::rebuild(in_schema, tenant.ledger.as_ref(), progress).await
+    }
+}

@@ -45,11 +45,11 @@ pub struct Database {
 /// The writing connection, held.
 pub type Writer<'a> = MappedMutexGuard<'a, SqliteConnection>;
 
-/// The file was written by a newer program.
+/// The database was migrated by a newer program.
 #[derive(Debug, thiserror::Error)]
-#[error("the file's schema is version {found}; this program knows versions up to {known}")]
+#[error("the database's schema is version {found}; this program knows versions up to {known}")]
 pub struct SchemaTooNew {
-    /// The version of the file's schema.
+    /// The version of the database's schema.
     pub found: i64,
     /// The newest version known here.
     pub known: i64,

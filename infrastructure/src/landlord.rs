@@ -15,14 +15,16 @@ use application::tenants::Tenant;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{KeyId, TenantId};
+use sqlx::PgPool;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
 
-use crate::database::{Database, begin, unavailable};
+use crate::database::{Database, unavailable};
+use crate::portable::postgres::PostgresDatabase;
+use crate::portable::{Engine, Row, Statement, Transaction, statement};
 use crate::projections::{row, search};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite/landlord");
+static SQLITE: Migrator = sqlx::migrate!("../migrations/sqlite/landlord");
+static POSTGRES: Migrator = sqlx::migrate!("../migrations/postgres/landlord");
 
 /// Whose fault it is when it does not answer.
 pub(crate) const THE_DATABASE: &str = "the landlord's database";
@@ -37,30 +39,62 @@ pub(crate) const TENANT_COLUMNS: &str = "tenants.id, tenants.name, tenants.slug,
 ///
 /// What SQLite says; also if the file's schema is newer than this program.
 pub async fn open(path: &Path) -> Result<Database, sqlx::Error> {
-    Database::open(path, &MIGRATOR).await
+    Database::open(path, &SQLITE).await
+}
+
+/// The landlord's database on PostgreSQL, brought up to date. Any number of nodes may use it.
+///
+/// # Errors
+///
+/// What PostgreSQL says; also if the database's schema is newer than this program.
+pub async fn connect(pool: PgPool) -> Result<PostgresDatabase, sqlx::Error> {
+    PostgresDatabase::connect(pool, &POSTGRES).await
 }
 
 /// The landlord's records.
 pub struct LandlordDatabase {
-    database: Arc<Database>,
+    database: Arc<dyn Engine>,
 }
 
 impl LandlordDatabase {
-    /// The records in a database made by [`open`].
-    pub const fn new(database: Arc<Database>) -> Self {
+    /// The records in a database made by [`open`] or [`connect`].
+    pub fn new(database: Arc<impl Engine + 'static>) -> Self {
         Self { database }
+    }
+
+    /// Adds a key, and the tenant that it is the first of, if it is; all or none of it, and the
+    /// answer to give again.
+    async fn add(
+        &self,
+        tenant: Option<&Tenant>,
+        key: &ApiKey,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        let mut transaction = self.database.begin().await.map_err(failed)?;
+        match begin_adding(&mut *transaction, tenant, key.created_at, idempotency).await {
+            Ok(Recorded::New) => {
+                let committed = transaction.commit(insert_key(key)).await;
+                committed.map_err(failed)?;
+                Ok(Recorded::New)
+            }
+            Err(LandlordError::Unavailable(error)) => Err(error.into()),
+            otherwise => {
+                transaction.rollback().await.map_err(failed)?;
+                otherwise
+            }
+        }
     }
 
     async fn all_tenants(&self) -> Result<Vec<Tenant>, sqlx::Error> {
         let sql = format!("select {TENANT_COLUMNS} from tenants order by id");
-        let rows = sqlx::query(&sql).fetch_all(self.database.readers()).await?;
+        let rows = self.database.read(statement(sql)).await?;
         rows.iter().map(tenant).collect()
     }
 
     async fn keys_in_force(&self) -> Result<Vec<ApiKey>, sqlx::Error> {
         let sql = "select id, hash, role, tenant_id, name, created_at from api_keys \
                    where revoked_at is null order by id";
-        let rows = sqlx::query(sql).fetch_all(self.database.readers()).await?;
+        let rows = self.database.read(statement(sql)).await?;
         rows.iter().map(key).collect()
     }
 }
@@ -77,33 +111,13 @@ impl Landlord for LandlordDatabase {
         key: &ApiKey,
         idempotency: Option<&IdempotencyRecord>,
     ) -> Result<Recorded, LandlordError> {
-        let mut writer = self.database.writer().await.map_err(failed)?;
-        let mut transaction = begin(&mut writer).await.map_err(failed)?;
-        if let Some(before) = answered(&mut transaction, idempotency, tenant.created_at).await? {
-            return Ok(Recorded::Replayed(before));
-        }
-        if !insert_tenant(&mut transaction, tenant)
-            .await
-            .map_err(failed)?
-        {
-            return Err(LandlordError::SlugTaken);
-        }
-        insert_key(&mut transaction, key).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(Recorded::New)
+        self.add(Some(tenant), key, idempotency).await
     }
 
     async fn mark_ready(&self, tenant: TenantId) -> Result<(), Unavailable> {
-        let work = async {
-            let mut writer = self.database.writer().await?;
-            let mut transaction = begin(&mut writer).await?;
-            sqlx::query("update tenants set ready = 1 where id = $1")
-                .bind(tenant.to_string())
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await
-        };
-        work.await.map_err(unavailable(THE_DATABASE))
+        let mark = statement("update tenants set ready = 1 where id = $1").bind(tenant.to_string());
+        let marked = self.database.write(mark).await;
+        marked.map(drop).map_err(unavailable(THE_DATABASE))
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable> {
@@ -117,48 +131,57 @@ impl Landlord for LandlordDatabase {
         key: &ApiKey,
         idempotency: Option<&IdempotencyRecord>,
     ) -> Result<Recorded, LandlordError> {
-        let mut writer = self.database.writer().await.map_err(failed)?;
-        let mut transaction = begin(&mut writer).await.map_err(failed)?;
-        if let Some(before) = answered(&mut transaction, idempotency, key.created_at).await? {
-            return Ok(Recorded::Replayed(before));
-        }
-        insert_key(&mut transaction, key).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(Recorded::New)
+        self.add(None, key, idempotency).await
     }
 
     async fn revoke_key(&self, id: KeyId, at: DateTime<Utc>) -> Result<bool, Unavailable> {
-        let work = async {
-            let mut writer = self.database.writer().await?;
-            let mut transaction = begin(&mut writer).await?;
-            let sql = "update api_keys set revoked_at = $2 where id = $1 and revoked_at is null";
-            let revoked = sqlx::query(sql)
-                .bind(id.to_string())
-                .bind(at.timestamp_micros())
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            Ok(revoked.rows_affected() > 0)
-        };
-        work.await.map_err(unavailable(THE_DATABASE))
+        let sql = "update api_keys set revoked_at = $2 where id = $1 and revoked_at is null \
+                   returning id";
+        let revoke = statement(sql)
+            .bind(id.to_string())
+            .bind(at.timestamp_micros());
+        let revoked = self.database.write(revoke).await;
+        let revoked = revoked.map_err(unavailable(THE_DATABASE))?;
+        Ok(!revoked.is_empty())
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
-        remembered(self.database.readers(), key)
-            .await
+        let found = self.database.read(remembered(key)).await;
+        found
+            .and_then(|found| found.first().map(outcome).transpose())
             .map_err(unavailable(THE_DATABASE))
     }
 }
 
-/// Adds a tenant; `false` if another has its slug.
-async fn insert_tenant(
-    transaction: &mut Transaction<'_, Sqlite>,
-    tenant: &Tenant,
-) -> Result<bool, sqlx::Error> {
+/// All that can be refused: remembers the answer to give again, unless one was remembered before,
+/// and adds the tenant.
+async fn begin_adding(
+    transaction: &mut dyn Transaction,
+    tenant: Option<&Tenant>,
+    at: DateTime<Utc>,
+    idempotency: Option<&IdempotencyRecord>,
+) -> Result<Recorded, LandlordError> {
+    if let Some(record) = idempotency
+        && let Some(before) = answered(transaction, record, at).await?
+    {
+        return Ok(Recorded::Replayed(before));
+    }
+    if let Some(tenant) = tenant {
+        let added = transaction.run(insert_tenant(tenant)).await;
+        if added.map_err(failed)?.is_empty() {
+            return Err(LandlordError::SlugTaken);
+        }
+    }
+    Ok(Recorded::New)
+}
+
+/// Adds a tenant; no row comes back if another has its slug.
+fn insert_tenant(tenant: &Tenant) -> Statement {
     let sql = "insert into tenants \
                (id, name, slug, search, first_plan, isolation, created_at, ready) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (slug) do nothing";
-    let inserted = sqlx::query(sql)
+               values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (slug) do nothing \
+               returning id";
+    statement(sql)
         .bind(tenant.id.to_string())
         .bind(tenant.name.as_str())
         .bind(tenant.slug.as_str())
@@ -170,101 +193,79 @@ async fn insert_tenant(
         .bind(tenant.isolation.as_str())
         .bind(tenant.created_at.timestamp_micros())
         .bind(i64::from(tenant.ready))
-        .execute(&mut **transaction)
-        .await?;
-    Ok(inserted.rows_affected() > 0)
 }
 
-async fn insert_key(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &ApiKey,
-) -> Result<(), sqlx::Error> {
+fn insert_key(key: &ApiKey) -> Statement {
     let sql = "insert into api_keys (id, hash, role, tenant_id, name, created_at) \
                values ($1, $2, $3, $4, $5, $6)";
-    sqlx::query(sql)
+    statement(sql)
         .bind(key.id.to_string())
         .bind(key.hash.as_slice())
         .bind(key.role.as_str())
         .bind(key.tenant.map(|tenant| tenant.to_string()))
         .bind(key.name.as_str())
         .bind(key.created_at.timestamp_micros())
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
 }
 
 /// Remembers the answer to give again; or answers what was remembered before under its key.
 async fn answered(
-    transaction: &mut Transaction<'_, Sqlite>,
-    idempotency: Option<&IdempotencyRecord>,
+    transaction: &mut dyn Transaction,
+    record: &IdempotencyRecord,
     at: DateTime<Utc>,
 ) -> Result<Option<RecordedOutcome>, LandlordError> {
-    let Some(record) = idempotency else {
-        return Ok(None);
-    };
     let sql = "insert into idempotency (key, fingerprint, outcome, recorded_at) \
-               values ($1, $2, $3, $4) on conflict (key) do nothing";
-    let inserted = sqlx::query(sql)
+               values ($1, $2, $3, $4) on conflict (key) do nothing returning key";
+    let insert = statement(sql)
         .bind(record.key.as_str())
         .bind(record.fingerprint.as_slice())
         .bind(record.outcome.as_str())
-        .bind(at.timestamp_micros())
-        .execute(&mut **transaction)
-        .await
-        .map_err(failed)?;
-    if inserted.rows_affected() > 0 {
+        .bind(at.timestamp_micros());
+    if !transaction.run(insert).await.map_err(failed)?.is_empty() {
         return Ok(None);
     }
-    match remembered(&mut **transaction, &record.key)
-        .await
-        .map_err(failed)?
-    {
+    let found = transaction.run(remembered(&record.key)).await;
+    let found = found.map_err(failed)?;
+    match found.first().map(outcome).transpose().map_err(failed)? {
         Some(before) if before.fingerprint != record.fingerprint => Err(LandlordError::KeyReused),
         before => Ok(before),
     }
 }
 
-async fn remembered<'c>(
-    executor: impl sqlx::Executor<'c, Database = Sqlite>,
-    key: &str,
-) -> Result<Option<RecordedOutcome>, sqlx::Error> {
-    let row = sqlx::query("select fingerprint, outcome from idempotency where key = $1")
-        .bind(key)
-        .fetch_optional(executor)
-        .await?;
-    row.map(|found| {
-        Ok(RecordedOutcome {
-            fingerprint: hash(found.try_get(0)?)?,
-            outcome: found.try_get(1)?,
-            // The landlord's records are in no ledger.
-            position: 0,
-        })
+fn remembered(key: &str) -> Statement {
+    statement("select fingerprint, outcome from idempotency where key = $1").bind(key)
+}
+
+fn outcome(found: &Row) -> Result<RecordedOutcome, sqlx::Error> {
+    Ok(RecordedOutcome {
+        fingerprint: hash(found.get(0)?)?,
+        outcome: found.get(1)?,
+        // The landlord's records are in no ledger.
+        position: 0,
     })
-    .transpose()
 }
 
 /// The tenant of a row that begins with [`TENANT_COLUMNS`].
-pub(crate) fn tenant(found: &SqliteRow) -> Result<Tenant, sqlx::Error> {
+pub(crate) fn tenant(found: &Row) -> Result<Tenant, sqlx::Error> {
     Ok(Tenant {
-        id: row::id(found.try_get(0)?)?,
-        name: row::text(found.try_get(1)?)?,
-        slug: row::text(found.try_get(2)?)?,
-        first_plan: row::text(found.try_get(3)?)?,
-        isolation: row::word(found.try_get(4)?)?,
-        created_at: row::time(found.try_get(5)?)?,
-        ready: found.try_get::<i64, _>(6)? != 0,
+        id: row::id(found.get(0)?)?,
+        name: row::text(found.get(1)?)?,
+        slug: row::text(found.get(2)?)?,
+        first_plan: row::text(found.get(3)?)?,
+        isolation: row::word(found.get(4)?)?,
+        created_at: row::time(found.get(5)?)?,
+        ready: found.get::<i64>(6)? != 0,
     })
 }
 
-fn key(found: &SqliteRow) -> Result<ApiKey, sqlx::Error> {
-    let tenant: Option<&str> = found.try_get(3)?;
+fn key(found: &Row) -> Result<ApiKey, sqlx::Error> {
+    let tenant: Option<&str> = found.get(3)?;
     Ok(ApiKey {
-        id: row::id(found.try_get(0)?)?,
-        hash: hash(found.try_get(1)?)?,
-        role: row::word(found.try_get(2)?)?,
+        id: row::id(found.get(0)?)?,
+        hash: hash(found.get(1)?)?,
+        role: row::word(found.get(2)?)?,
         tenant: tenant.map(row::id).transpose()?,
-        name: row::text(found.try_get(4)?)?,
-        created_at: row::time(found.try_get(5)?)?,
+        name: row::text(found.get(4)?)?,
+        created_at: row::time(found.get(5)?)?,
     })
 }
 

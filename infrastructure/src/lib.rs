@@ -5,6 +5,7 @@
 
 pub mod database;
 pub mod doorbell;
+pub mod portable;
 
 pub mod ledger;
 pub mod tenants;

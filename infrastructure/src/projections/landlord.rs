@@ -1,16 +1,18 @@
 //! What the landlord sees of its tenants: subscription, usage, and when each next needs attention.
 //!
-//! One row a tenant in the landlord's database, and the row is its own checkpoint. It is written
-//! replayably (see [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): a power loss takes the row back as a whole, position
-//! and all, and the subscriber folds again what the tenant's ledger has kept. So a hundred busy
-//! tenants do not wait for the disk behind each other. Each handler has up to a whole batch of
-//! its tenant's events, which is all the grouping that is needed.
+//! One row a tenant in the landlord's database, and the row is its own checkpoint: whoever folds
+//! events into it has it locked, so several nodes may hand over the same events. It is written
+//! replayably (see [`Engine::begin_replayable`]): a power loss takes the row back as a whole,
+//! position and all, and the subscriber folds again what the tenant's ledger has kept. So a hundred
+//! busy tenants do not wait for a file's disk behind each other. Each handler has up to a whole
+//! batch of its tenant's events, which is all the grouping that is needed.
 
 mod agenda;
 mod overview;
 mod view;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use application::ports::{
     HandlerError, Ledger, RecordedEvent, Subscriber, TenantStore, Unavailable,
@@ -21,8 +23,9 @@ use domain::ids::{Position, TenantId};
 use tokio::sync::Notify;
 
 use self::overview::Overview;
-use crate::database::{Database, unavailable};
+use crate::database::unavailable;
 use crate::landlord::THE_DATABASE;
+use crate::portable::Engine;
 
 /// How many events of a tenant are read at a time when its row is built anew.
 const PAGE_EVENTS: usize = 4096;
@@ -30,17 +33,22 @@ const PAGE_EVENTS: usize = 4096;
 /// The landlord's read models: [`Subscriber`], [`application::ports::LandlordView`] and
 /// [`application::ports::Agenda`] over the same rows.
 pub struct LandlordReadModel {
-    database: Arc<Database>,
+    database: Arc<dyn Engine>,
     /// Woken when a moment came in that is earlier than the one its tenant had.
     earlier: Notify,
+    /// The moment that the agenda has last answered, in microseconds; the end of time while it
+    /// looks and if it found none. Other nodes fold too, so this one must tell what is news here.
+    known: AtomicI64,
 }
 
 impl LandlordReadModel {
-    /// The read models in a database made by [`crate::landlord::open`].
-    pub fn new(database: Arc<Database>) -> Self {
+    /// The read models in a database made by [`crate::landlord::open`] or
+    /// [`crate::landlord::connect`].
+    pub fn new(database: Arc<impl Engine + 'static>) -> Self {
         Self {
             database,
             earlier: Notify::new(),
+            known: AtomicI64::new(i64::MAX),
         }
     }
 
@@ -50,21 +58,27 @@ impl LandlordReadModel {
         tenant: TenantId,
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
-        let mut exchange = self.database.exchange().await.map_err(failed)?;
-        let before = overview::begin(&mut exchange, tenant)
-            .await
-            .map_err(failed)?;
-        let mut after = before.clone().unwrap_or_default();
-        let folded = after.fold(events);
-        if folded.is_err() || before.as_ref() == Some(&after) {
-            exchange.rollback().await.map_err(failed)?;
-            return folded.map(|()| after.position);
+        loop {
+            let begun = overview::begin(&*self.database, tenant).await;
+            let (transaction, before) = begun.map_err(failed)?;
+            let mut after = before.clone().unwrap_or_default();
+            let folded = after.fold(events);
+            if folded.is_err() || before.as_ref() == Some(&after) {
+                transaction.rollback().await.map_err(failed)?;
+                folded?;
+            } else {
+                let stored = overview::commit(transaction, tenant, before.as_ref(), &after).await;
+                if !stored.map_err(failed)? {
+                    continue;
+                }
+            }
+            self.announce(before.as_ref(), &after);
+            let before = before.map_or(0, |row| row.position);
+            if events.iter().any(|event| event.stored.position <= before) {
+                self.announce_unknown(&after);
+            }
+            return Ok(after.position);
         }
-        overview::commit(exchange, tenant, &after)
-            .await
-            .map_err(failed)?;
-        self.announce(before.as_ref(), &after);
-        Ok(after.position)
     }
 
     /// Puts a row that was folded from the first event in place of the one in use, after folding
@@ -75,26 +89,26 @@ impl LandlordReadModel {
         ledger: &dyn Ledger,
         mut anew: Overview,
     ) -> Result<Position, HandlerError> {
-        let mut exchange = self.database.exchange().await.map_err(failed)?;
-        let before = overview::begin(&mut exchange, tenant)
-            .await
-            .map_err(failed)?;
-        let reached = before.as_ref().map_or(0, |row| row.position);
-        while anew.position < reached {
-            let events = ledger.read(anew.position, PAGE_EVENTS).await?;
-            if events.is_empty() {
-                return Err(HandlerError::Failed(format!(
-                    "the ledger ends at {}, the read model is at {reached}",
-                    anew.position
-                )));
+        loop {
+            let begun = overview::begin(&*self.database, tenant).await;
+            let (transaction, before) = begun.map_err(failed)?;
+            let reached = before.as_ref().map_or(0, |row| row.position);
+            while anew.position < reached {
+                let events = ledger.read(anew.position, PAGE_EVENTS).await?;
+                if events.is_empty() {
+                    return Err(HandlerError::Failed(format!(
+                        "the ledger ends at {}, the read model is at {reached}",
+                        anew.position
+                    )));
+                }
+                anew.fold(&events)?;
             }
-            anew.fold(&events)?;
+            let stored = overview::commit(transaction, tenant, before.as_ref(), &anew).await;
+            if stored.map_err(failed)? {
+                self.announce(before.as_ref(), &anew);
+                return Ok(anew.position);
+            }
         }
-        overview::commit(exchange, tenant, &anew)
-            .await
-            .map_err(failed)?;
-        self.announce(before.as_ref(), &anew);
-        Ok(anew.position)
     }
 
     fn announce(&self, before: Option<&Overview>, after: &Overview) {
@@ -107,6 +121,14 @@ impl LandlordReadModel {
             self.earlier.notify_one();
         }
     }
+
+    /// Another node has folded some of the events: its agenda was told, this one's was not.
+    fn announce_unknown(&self, row: &Overview) {
+        let known = self.known.load(Ordering::SeqCst);
+        if row.next_due_at.is_some_and(|due| due < known) {
+            self.earlier.notify_one();
+        }
+    }
 }
 
 #[async_trait]
@@ -116,7 +138,7 @@ impl Subscriber for LandlordReadModel {
     }
 
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
-        overview::position(self.database.readers(), tenant.tenant)
+        overview::position(&*self.database, tenant.tenant)
             .await
             .map_err(unavailable(THE_DATABASE))
     }

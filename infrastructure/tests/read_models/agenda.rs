@@ -4,8 +4,19 @@ use application::ports::Agenda;
 use domain::ids::Position;
 use futures::FutureExt;
 
+use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::history::{Ask, History, day};
-use crate::store::{Landlord, Tenant, landlord, tenant, tenant_id};
+use crate::store::{Landlord, Tenant, tenant, tenant_id};
+
+on_both_engines! {
+    the_earliest_end_of_any_card_comes_first,
+    what_was_found_takes_the_place_of_what_was_noted_before,
+    what_was_noted_after_the_look_is_not_lost,
+    a_tenant_that_is_always_busy_still_gets_rid_of_a_moment_that_is_over,
+    a_tenant_can_be_put_off_whatever_its_position,
+    a_tenant_of_which_nothing_is_known_has_no_moment,
+    whoever_waits_is_woken_by_an_earlier_moment_and_by_nothing_else,
+}
 
 struct Setting {
     landlord: Landlord,
@@ -14,8 +25,8 @@ struct Setting {
 }
 
 impl Setting {
-    async fn new() -> Self {
-        let (landlord, tenant) = (landlord().await, tenant().await);
+    async fn new<E: LandlordUnderTest>() -> Self {
+        let (landlord, tenant) = (E::landlord().await, tenant().await);
         let history = History::begin(&tenant.ledger);
         Self {
             landlord,
@@ -46,9 +57,8 @@ impl Setting {
     }
 }
 
-#[tokio::test]
-async fn the_earliest_end_of_any_card_comes_first() {
-    let mut setting = Setting::new().await;
+async fn the_earliest_end_of_any_card_comes_first<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
     assert_eq!(setting.next().await, None);
     setting.issue(1, None).await;
     assert_eq!(setting.next().await, None);
@@ -60,9 +70,8 @@ async fn the_earliest_end_of_any_card_comes_first() {
     assert_eq!(setting.next().await, early);
 }
 
-#[tokio::test]
-async fn what_was_found_takes_the_place_of_what_was_noted_before() {
-    let mut setting = Setting::new().await;
+async fn what_was_found_takes_the_place_of_what_was_noted_before<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
     setting.issue(1, Some(2)).await;
     let found = Some(day(20));
     setting.replace(setting.history.position(), found).await;
@@ -71,9 +80,8 @@ async fn what_was_found_takes_the_place_of_what_was_noted_before() {
     assert_eq!(setting.next().await, None);
 }
 
-#[tokio::test]
-async fn what_was_noted_after_the_look_is_not_lost() {
-    let mut setting = Setting::new().await;
+async fn what_was_noted_after_the_look_is_not_lost<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
     setting.issue(1, Some(9)).await;
     let looked = setting.history.position();
     let noted = setting.issue(2, Some(1)).await;
@@ -81,9 +89,10 @@ async fn what_was_noted_after_the_look_is_not_lost() {
     assert_eq!(setting.next().await, noted);
 }
 
-#[tokio::test]
-async fn a_tenant_that_is_always_busy_still_gets_rid_of_a_moment_that_is_over() {
-    let mut setting = Setting::new().await;
+async fn a_tenant_that_is_always_busy_still_gets_rid_of_a_moment_that_is_over<
+    E: LandlordUnderTest,
+>() {
+    let mut setting = Setting::new::<E>().await;
     let over = setting.issue(1, Some(1)).await;
     assert_eq!(setting.next().await, over);
     let mut last = None;
@@ -96,9 +105,8 @@ async fn a_tenant_that_is_always_busy_still_gets_rid_of_a_moment_that_is_over() 
     assert!(setting.next().await <= last);
 }
 
-#[tokio::test]
-async fn a_tenant_can_be_put_off_whatever_its_position() {
-    let mut setting = Setting::new().await;
+async fn a_tenant_can_be_put_off_whatever_its_position<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
     setting.issue(1, Some(1)).await;
     setting.replace(Position::MAX, Some(day(40))).await;
     assert_eq!(setting.next().await, Some(day(40)));
@@ -106,16 +114,14 @@ async fn a_tenant_can_be_put_off_whatever_its_position() {
     assert_eq!(setting.next().await, noted);
 }
 
-#[tokio::test]
-async fn a_tenant_of_which_nothing_is_known_has_no_moment() {
-    let setting = Setting::new().await;
+async fn a_tenant_of_which_nothing_is_known_has_no_moment<E: LandlordUnderTest>() {
+    let setting = Setting::new::<E>().await;
     setting.replace(7, Some(day(1))).await;
     assert_eq!(setting.next().await, None);
 }
 
-#[tokio::test]
-async fn whoever_waits_is_woken_by_an_earlier_moment_and_by_nothing_else() {
-    let mut setting = Setting::new().await;
+async fn whoever_waits_is_woken_by_an_earlier_moment_and_by_nothing_else<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
     let woken = |setting: &Setting| setting.landlord.model.changed().now_or_never().is_some();
     setting.issue(1, None).await;
     assert!(!woken(&setting));

@@ -13,8 +13,10 @@ mod cards_sqlite;
 mod cluster;
 mod engines;
 mod exchange;
+mod nodes;
 mod overviews;
 mod records;
 
 mod history;
+mod landlords;
 mod store;

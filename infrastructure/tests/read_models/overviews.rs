@@ -6,18 +6,28 @@ use application::ports::{HandlerError, Landlord as _, LandlordView, Ledger, Subs
 use application::tenants::{TenantFilter, TenantOverview};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
-use infrastructure::database::begin;
+use infrastructure::portable::statement;
 use proptest::prelude::*;
 
+use crate::landlords::{LandlordUnderTest, Postgres, Sqlite, on_both_engines};
 use crate::history::{Ask, History, asks, issue_many};
 use crate::records::{key, tenant as record_of};
-use crate::store::{Landlord, Tenant, landlord, tenant, tenant_id};
+use crate::store::{Landlord, Tenant, tenant, tenant_id};
 
 const NOBODY: &(dyn Fn(u64) + Send + Sync) = &|_| {};
 
+on_both_engines! {
+    handlers_at_the_same_time_count_every_event_once,
+    a_gap_in_the_events_is_refused_and_changes_nothing,
+    an_overview_built_anew_under_traffic_is_right_although_the_old_one_was_wrong,
+    a_tenant_that_has_just_been_recorded_is_shown_with_nothing,
+    tenants_are_listed_page_by_page_and_found_by_part_of_their_name_or_slug,
+    tenants_are_filtered_by_the_plan_they_are_on_now,
+}
+
 /// A landlord with one recorded tenant, and that tenant's store.
-async fn landlord_and_tenant() -> (Landlord, Tenant) {
-    let (landlord, tenant) = (landlord().await, tenant().await);
+async fn landlord_and_tenant<E: LandlordUnderTest>() -> (Landlord, Tenant) {
+    let (landlord, tenant) = (E::landlord().await, tenant().await);
     let record = record_of(1, "Acme", "acme");
     let added = landlord.records.add_tenant(&record, &key(1), None).await;
     added.expect("added");
@@ -55,24 +65,31 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let (landlord, tenant) = landlord_and_tenant().await;
-            let mut history = History::begin(&tenant.ledger);
-            for ask in &asks {
-                history.ask(ask);
-            }
-            let position = tenant.follow(&landlord.model, at_a_time).await;
-            let again = tenant.ledger.read(position.saturating_sub(overlap), 100).await;
-            let again = again.expect("events");
-            let handled = landlord.model.handle(&tenant.store, &again).await;
-            assert_eq!(handled.expect("handled"), position);
-            assert_shows(&shown(&landlord).await, &history);
+            assert_folds::<Sqlite>(&asks, at_a_time, overlap).await;
+            assert_folds::<Postgres>(&asks, at_a_time, overlap).await;
         });
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn handlers_at_the_same_time_count_every_event_once() {
-    let (landlord, tenant) = landlord_and_tenant().await;
+async fn assert_folds<E: LandlordUnderTest>(asks: &[Ask], at_a_time: usize, overlap: u64) {
+    let (landlord, tenant) = landlord_and_tenant::<E>().await;
+    let mut history = History::begin(&tenant.ledger);
+    for ask in asks {
+        history.ask(ask);
+    }
+    let position = tenant.follow(&landlord.model, at_a_time).await;
+    let again = tenant
+        .ledger
+        .read(position.saturating_sub(overlap), 100)
+        .await;
+    let again = again.expect("events");
+    let handled = landlord.model.handle(&tenant.store, &again).await;
+    assert_eq!(handled.expect("handled"), position);
+    assert_shows(&shown(&landlord).await, &history);
+}
+
+async fn handlers_at_the_same_time_count_every_event_once<E: LandlordUnderTest>() {
+    let (landlord, tenant) = landlord_and_tenant::<E>().await;
     let (landlord, tenant) = (Arc::new(landlord), Arc::new(tenant));
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..400);
@@ -88,9 +105,8 @@ async fn handlers_at_the_same_time_count_every_event_once() {
     assert_shows(&shown(&landlord).await, &history);
 }
 
-#[tokio::test]
-async fn a_gap_in_the_events_is_refused_and_changes_nothing() {
-    let (landlord, tenant) = landlord_and_tenant().await;
+async fn a_gap_in_the_events_is_refused_and_changes_nothing<E: LandlordUnderTest>() {
+    let (landlord, tenant) = landlord_and_tenant::<E>().await;
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..4);
     let after_a_gap = tenant.ledger.read(2, 100).await.expect("events");
@@ -99,9 +115,10 @@ async fn a_gap_in_the_events_is_refused_and_changes_nothing() {
     assert_eq!(shown(&landlord).await.position, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_overview_built_anew_under_traffic_is_right_although_the_old_one_was_wrong() {
-    let (landlord, tenant) = landlord_and_tenant().await;
+async fn an_overview_built_anew_under_traffic_is_right_although_the_old_one_was_wrong<
+    E: LandlordUnderTest,
+>() {
+    let (landlord, tenant) = landlord_and_tenant::<E>().await;
     let (landlord, tenant) = (Arc::new(landlord), Arc::new(tenant));
     let mut history = History::begin(&tenant.ledger);
     issue_many(&mut history, 0..3_000);
@@ -127,9 +144,8 @@ async fn an_overview_built_anew_under_traffic_is_right_although_the_old_one_was_
     assert_shows(&shown(&landlord).await, &history);
 }
 
-#[tokio::test]
-async fn a_tenant_that_has_just_been_recorded_is_shown_with_nothing() {
-    let (landlord, _) = landlord_and_tenant().await;
+async fn a_tenant_that_has_just_been_recorded_is_shown_with_nothing<E: LandlordUnderTest>() {
+    let (landlord, _) = landlord_and_tenant::<E>().await;
     let overview = shown(&landlord).await;
     assert_eq!(overview.tenant, record_of(1, "Acme", "acme"));
     assert_eq!(overview.subscription, TenantSubscription::default());
@@ -140,9 +156,10 @@ async fn a_tenant_that_has_just_been_recorded_is_shown_with_nothing() {
     assert_eq!(nobody.expect("an answer"), None);
 }
 
-#[tokio::test]
-async fn tenants_are_listed_page_by_page_and_found_by_part_of_their_name_or_slug() {
-    let landlord = landlord().await;
+async fn tenants_are_listed_page_by_page_and_found_by_part_of_their_name_or_slug<
+    E: LandlordUnderTest,
+>() {
+    let landlord = E::landlord().await;
     for (n, name) in (0_u64..).zip(["Ärzte", "Bäcker 100%", "Chor", "Dorfladen", "Chöre"]) {
         let record = record_of(n, name, &format!("slug-{n}"));
         let added = landlord.records.add_tenant(&record, &key(n), None).await;
@@ -181,9 +198,8 @@ async fn tenants_are_listed_page_by_page_and_found_by_part_of_their_name_or_slug
     }
 }
 
-#[tokio::test]
-async fn tenants_are_filtered_by_the_plan_they_are_on_now() {
-    let (landlord, tenant) = landlord_and_tenant().await;
+async fn tenants_are_filtered_by_the_plan_they_are_on_now<E: LandlordUnderTest>() {
+    let (landlord, tenant) = landlord_and_tenant::<E>().await;
     let mut history = History::begin(&tenant.ledger);
     history.ask(&Ask::ChangePlan("pro"));
     tenant.follow(&landlord.model, 100).await;
@@ -199,13 +215,7 @@ async fn tenants_are_filtered_by_the_plan_they_are_on_now() {
 
 /// Makes the row wrong behind the read model's back.
 async fn spoil(landlord: &Landlord) {
-    let mut writer = landlord.database.writer().await.expect("the writer");
-    let mut transaction = begin(&mut writer).await.expect("a transaction");
     let usage = serde_json::to_string(&Usage::default()).expect("JSON");
-    sqlx::query("update tenant_overviews set usage = $1")
-        .bind(usage)
-        .execute(&mut *transaction)
-        .await
-        .expect("a change");
-    transaction.commit().await.expect("a commit");
+    let wrong = statement("update tenant_overviews set usage = $1").bind(usage);
+    landlord.database.write(wrong).await.expect("a change");
 }

@@ -9,8 +9,18 @@ use application::tenants::{Isolation, Tenant};
 use domain::ids::{KeyId, Slug};
 use domain::text::DisplayName;
 
+use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::history::day;
-use crate::store::{landlord, tenant_id};
+use crate::store::tenant_id;
+
+on_both_engines! {
+    what_was_recorded_is_found_as_it_was,
+    of_many_tenants_that_race_for_a_slug_exactly_one_gets_it,
+    who_lost_the_slug_is_not_remembered_and_may_try_again_under_the_same_key,
+    the_same_request_at_the_same_time_makes_one_tenant_and_one_answer,
+    a_key_that_is_made_again_is_made_once_and_another_request_under_its_key_is_refused,
+    a_key_is_revoked_once_and_is_then_in_force_no_more,
+}
 
 /// The `n`-th tenant.
 pub fn tenant(n: u64, name: &str, slug: &str) -> Tenant {
@@ -48,9 +58,8 @@ fn record(key: &str, fingerprint: u8, outcome: &str) -> IdempotencyRecord {
     }
 }
 
-#[tokio::test]
-async fn what_was_recorded_is_found_as_it_was() {
-    let landlord = landlord().await;
+async fn what_was_recorded_is_found_as_it_was<E: LandlordUnderTest>() {
+    let landlord = E::landlord().await;
     let (acme, acmes_key) = (tenant(1, "Acme & Söhne", "acme"), key(1));
     let staff = ApiKey {
         role: Role::Landlord,
@@ -75,9 +84,8 @@ async fn what_was_recorded_is_found_as_it_was() {
     assert_eq!(records.tenants().await.expect("tenants"), [ready]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_tenants_that_race_for_a_slug_exactly_one_gets_it() {
-    let landlord = Arc::new(landlord().await);
+async fn of_many_tenants_that_race_for_a_slug_exactly_one_gets_it<E: LandlordUnderTest>() {
+    let landlord = Arc::new(E::landlord().await);
     let racers: Vec<_> = (0..20)
         .map(|n| {
             let landlord = Arc::clone(&landlord);
@@ -104,9 +112,10 @@ async fn of_many_tenants_that_race_for_a_slug_exactly_one_gets_it() {
     assert_eq!(landlord.records.keys().await.expect("keys").len(), 1);
 }
 
-#[tokio::test]
-async fn who_lost_the_slug_is_not_remembered_and_may_try_again_under_the_same_key() {
-    let landlord = landlord().await;
+async fn who_lost_the_slug_is_not_remembered_and_may_try_again_under_the_same_key<
+    E: LandlordUnderTest,
+>() {
+    let landlord = E::landlord().await;
     let records = &landlord.records;
     let first = tenant(1, "Acme", "acme");
     records
@@ -125,9 +134,8 @@ async fn who_lost_the_slug_is_not_remembered_and_may_try_again_under_the_same_ke
     assert_eq!(won.expect("added"), Recorded::New);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_request_at_the_same_time_makes_one_tenant_and_one_answer() {
-    let landlord = Arc::new(landlord().await);
+async fn the_same_request_at_the_same_time_makes_one_tenant_and_one_answer<E: LandlordUnderTest>() {
+    let landlord = Arc::new(E::landlord().await);
     let requests: Vec<_> = (0..20)
         .map(|n| {
             let landlord = Arc::clone(&landlord);
@@ -159,9 +167,10 @@ async fn the_same_request_at_the_same_time_makes_one_tenant_and_one_answer() {
     assert_eq!(landlord.records.tenants().await.expect("tenants").len(), 1);
 }
 
-#[tokio::test]
-async fn a_key_that_is_made_again_is_made_once_and_another_request_under_its_key_is_refused() {
-    let landlord = landlord().await;
+async fn a_key_that_is_made_again_is_made_once_and_another_request_under_its_key_is_refused<
+    E: LandlordUnderTest,
+>() {
+    let landlord = E::landlord().await;
     let records = &landlord.records;
     let outcome = record("once", 1, "{\"made\":true}");
     let made = records.add_key(&key(1), Some(&outcome)).await;
@@ -177,9 +186,8 @@ async fn a_key_that_is_made_again_is_made_once_and_another_request_under_its_key
     assert_eq!(records.keys().await.expect("keys"), [key(1)]);
 }
 
-#[tokio::test]
-async fn a_key_is_revoked_once_and_is_then_in_force_no_more() {
-    let landlord = landlord().await;
+async fn a_key_is_revoked_once_and_is_then_in_force_no_more<E: LandlordUnderTest>() {
+    let landlord = E::landlord().await;
     let records = &landlord.records;
     records.add_key(&key(1), None).await.expect("made");
     assert!(

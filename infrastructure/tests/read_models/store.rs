@@ -13,6 +13,7 @@ use domain::event::AggregateKind;
 use domain::ids::{Position, TenantId};
 use infrastructure::database::{Database, begin};
 use infrastructure::landlord::LandlordDatabase;
+use infrastructure::portable::Engine;
 use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
 use infrastructure::projections::landlord::LandlordReadModel;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -221,25 +222,32 @@ pub async fn tenant_database(path: &Path) -> Arc<Database> {
     Arc::new(Database::open(path, &migrator).await.expect("a database"))
 }
 
-/// The landlord's records and read models, over one new file.
+/// The landlord's records and read models, over one database.
 pub struct Landlord {
     pub records: LandlordDatabase,
     pub model: LandlordReadModel,
-    pub database: Arc<Database>,
-    _directory: TempDir,
+    pub database: Arc<dyn Engine>,
+    _directory: Option<TempDir>,
 }
 
-/// A landlord without tenants.
+impl Landlord {
+    /// Over a database that has its schema.
+    pub fn over(database: impl Engine + 'static, directory: Option<TempDir>) -> Self {
+        let database = Arc::new(database);
+        Self {
+            records: LandlordDatabase::new(Arc::clone(&database)),
+            model: LandlordReadModel::new(Arc::clone(&database)),
+            database,
+            _directory: directory,
+        }
+    }
+}
+
+/// A landlord without tenants, over a new file.
 pub async fn landlord() -> Landlord {
     let directory = tempfile::tempdir().expect("a directory");
     let database = infrastructure::landlord::open(&directory.path().join("landlord.db")).await;
-    let database = Arc::new(database.expect("a database"));
-    Landlord {
-        records: LandlordDatabase::new(Arc::clone(&database)),
-        model: LandlordReadModel::new(Arc::clone(&database)),
-        database,
-        _directory: directory,
-    }
+    Landlord::over(database.expect("a database"), Some(directory))
 }
 
 /// The `n`-th tenant's id.

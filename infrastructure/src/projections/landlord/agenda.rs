@@ -7,6 +7,8 @@
 //! of the events after a mark, which each look moves: at the second look at the latest, what came
 //! in meanwhile is known apart from what was there before.
 
+use std::sync::atomic::Ordering;
+
 use application::ports::{Agenda, Unavailable};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -16,6 +18,7 @@ use super::LandlordReadModel;
 use super::overview::{self, Overview, earlier};
 use crate::database::unavailable;
 use crate::landlord::THE_DATABASE;
+use crate::portable::statement;
 use crate::projections::row;
 
 #[async_trait]
@@ -45,12 +48,15 @@ impl LandlordReadModel {
     async fn first(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, sqlx::Error> {
         let sql = "select tenant_id, next_due_at from tenant_overviews \
                    where next_due_at is not null order by next_due_at, tenant_id limit 1";
-        let found: Option<(String, i64)> = sqlx::query_as(sql)
-            .fetch_optional(self.database.readers())
-            .await?;
-        found
-            .map(|(tenant, due)| Ok((row::id(&tenant)?, row::time(due)?)))
-            .transpose()
+        // What another node commits from here on may be missing from the answer.
+        self.known.store(i64::MAX, Ordering::SeqCst);
+        let found = self.database.read(statement(sql)).await?;
+        let Some(found) = found.first() else {
+            return Ok(None);
+        };
+        let due = found.get(1)?;
+        self.known.store(due, Ordering::SeqCst);
+        Ok(Some((row::id(found.get(0)?)?, row::time(due)?)))
     }
 
     async fn looked(
@@ -59,12 +65,12 @@ impl LandlordReadModel {
         as_of: Position,
         next: Option<i64>,
     ) -> Result<(), sqlx::Error> {
-        let mut exchange = self.database.exchange().await?;
-        let Some(before) = overview::begin(&mut exchange, tenant).await? else {
-            return exchange.rollback().await;
+        let (transaction, before) = overview::begin(&*self.database, tenant).await?;
+        let Some(before) = before else {
+            return transaction.rollback().await;
         };
         let after = before.clone().looked(as_of, next);
-        overview::commit(exchange, tenant, &after).await?;
+        overview::commit(transaction, tenant, Some(&before), &after).await?;
         self.announce(Some(&before), &after);
         Ok(())
     }

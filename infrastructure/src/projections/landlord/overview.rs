@@ -8,9 +8,8 @@ use domain::event::Event;
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
-use sqlx::{Row, SqlitePool};
 
-use crate::database::{BEGIN_REPLAYABLE, Exchange};
+use crate::portable::{Engine, Transaction, statement};
 use crate::projections::{following, row};
 
 /// What is known of a tenant at a position of its ledger. Times in microseconds.
@@ -69,58 +68,57 @@ pub fn earlier(a: Option<i64>, b: Option<i64>) -> Option<i64> {
 }
 
 /// Up to where the tenant's row has it.
-pub async fn position(readers: &SqlitePool, tenant: TenantId) -> Result<Position, sqlx::Error> {
+pub async fn position(database: &dyn Engine, tenant: TenantId) -> Result<Position, sqlx::Error> {
     let sql = "select position from tenant_overviews where tenant_id = $1";
-    let found: Option<i64> = sqlx::query_scalar(sql)
-        .bind(tenant.to_string())
-        .fetch_optional(readers)
-        .await?;
-    found.map_or(Ok(0), row::position)
-}
-
-/// Begins, and loads the tenant's row, which nobody else moves until the exchange is over.
-pub async fn begin(
-    exchange: &mut Exchange<'_>,
-    tenant: TenantId,
-) -> Result<Option<Overview>, sqlx::Error> {
-    let sql = format!(
-        "{BEGIN_REPLAYABLE}select position, subscription, usage, next_due_at, recent_due_at, \
-         recent_since from tenant_overviews where tenant_id = ?"
-    );
-    let found = sqlx::query(&sql)
-        .bind(tenant.to_string())
-        .fetch_all(exchange.connection())
+    let found = database
+        .read(statement(sql).bind(tenant.to_string()))
         .await?;
     found
         .first()
-        .map(|found| {
-            Ok(Overview {
-                position: row::position(found.try_get(0)?)?,
-                subscription: row::json(found.try_get(1)?)?,
-                usage: row::json(found.try_get(2)?)?,
-                next_due_at: found.try_get(3)?,
-                recent_due_at: found.try_get(4)?,
-                recent_since: row::position(found.try_get(5)?)?,
-            })
-        })
-        .transpose()
+        .map_or(Ok(0), |found| row::position(found.get(0)?))
 }
 
-/// Puts the row in the place of the one that was loaded, and commits.
-pub async fn commit(
-    mut exchange: Exchange<'_>,
+/// Begins, and loads the tenant's row, which nobody else moves until the transaction is over. One
+/// that is not there yet may be made meanwhile; [`commit`] notices.
+pub async fn begin(
+    database: &dyn Engine,
     tenant: TenantId,
+) -> Result<(Box<dyn Transaction + '_>, Option<Overview>), sqlx::Error> {
+    let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since \
+               from tenant_overviews where tenant_id = $1";
+    let select = statement(sql).bind(tenant.to_string());
+    let (transaction, found) = database.begin_replayable(select).await?;
+    let overview = found.first().map(|found| {
+        Ok::<_, sqlx::Error>(Overview {
+            position: row::position(found.get(0)?)?,
+            subscription: row::json(found.get(1)?)?,
+            usage: row::json(found.get(2)?)?,
+            next_due_at: found.get(3)?,
+            recent_due_at: found.get(4)?,
+            recent_since: row::position(found.get(5)?)?,
+        })
+    });
+    Ok((transaction, overview.transpose()?))
+}
+
+/// Puts the row in the place of the one that was loaded, and commits. `false`, without an effect,
+/// if there was none and another node has made it meanwhile.
+pub async fn commit(
+    transaction: Box<dyn Transaction + '_>,
+    tenant: TenantId,
+    before: Option<&Overview>,
     after: &Overview,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let sql = "insert into tenant_overviews (tenant_id, position, plan, subscription, usage, \
-               next_due_at, recent_due_at, recent_since) values (?, ?, ?, ?, ?, ?, ?, ?) \
+               next_due_at, recent_due_at, recent_since) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8) \
                on conflict (tenant_id) do update set position = excluded.position, \
                plan = excluded.plan, subscription = excluded.subscription, \
                usage = excluded.usage, next_due_at = excluded.next_due_at, \
-               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since; \
-               commit";
+               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since \
+               where tenant_overviews.position = $9 returning position";
     let plan = after.subscription.terms().map(|terms| &terms.plan.key);
-    sqlx::query(sql)
+    let store = statement(sql)
         .bind(tenant.to_string())
         .bind(row::column(after.position))
         .bind(plan.map(|plan| plan.as_str()))
@@ -129,8 +127,7 @@ pub async fn commit(
         .bind(after.next_due_at)
         .bind(after.recent_due_at)
         .bind(row::column(after.recent_since))
-        .execute(exchange.connection())
-        .await?;
-    exchange.done();
-    Ok(())
+        .bind(before.map(|before| row::column(before.position)));
+    let stored = transaction.commit(store).await?;
+    Ok(!stored.is_empty())
 }

@@ -6,12 +6,11 @@ use application::ports::{LandlordView, Unavailable};
 use application::tenants::{TenantFilter, TenantOverview, TenantPage};
 use async_trait::async_trait;
 use domain::ids::TenantId;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::LandlordReadModel;
 use crate::database::unavailable;
 use crate::landlord::{self, TENANT_COLUMNS, THE_DATABASE};
+use crate::portable::{Row, statement};
 use crate::projections::{row, search};
 
 #[async_trait]
@@ -28,11 +27,9 @@ impl LandlordView for LandlordReadModel {
 impl LandlordReadModel {
     async fn one(&self, id: TenantId) -> Result<Option<TenantOverview>, sqlx::Error> {
         let sql = format!("{} where tenants.id = $1", select());
-        let found = sqlx::query(&sql)
-            .bind(id.to_string())
-            .fetch_optional(self.database.readers())
-            .await?;
-        found.as_ref().map(overview).transpose()
+        let one = statement(sql).bind(id.to_string());
+        let found = self.database.read(one).await?;
+        found.first().map(overview).transpose()
     }
 
     async fn page(&self, filter: &TenantFilter) -> Result<TenantPage, sqlx::Error> {
@@ -43,13 +40,12 @@ impl LandlordReadModel {
             select()
         );
         let wanted = i64::try_from(filter.limit).unwrap_or(i64::MAX - 1);
-        let found = sqlx::query(&sql)
+        let page = statement(sql)
             .bind(filter.after.map(|id| id.to_string()).unwrap_or_default())
             .bind(filter.plan.as_ref().map(|plan| plan.as_str()))
             .bind(filter.q.as_deref().map(search::pattern))
-            .bind(wanted + 1)
-            .fetch_all(self.database.readers())
-            .await?;
+            .bind(wanted + 1);
+        let found = self.database.read(page).await?;
         let items: Vec<_> = found
             .iter()
             .take(filter.limit)
@@ -68,10 +64,10 @@ fn select() -> String {
     )
 }
 
-fn overview(found: &SqliteRow) -> Result<TenantOverview, sqlx::Error> {
-    let position: Option<i64> = found.try_get(7)?;
-    let subscription: Option<&str> = found.try_get(8)?;
-    let usage: Option<&str> = found.try_get(9)?;
+fn overview(found: &Row) -> Result<TenantOverview, sqlx::Error> {
+    let position: Option<i64> = found.get(7)?;
+    let subscription: Option<&str> = found.get(8)?;
+    let usage: Option<&str> = found.get(9)?;
     Ok(TenantOverview {
         tenant: landlord::tenant(found)?,
         subscription: subscription.map_or_else(|| Ok(Default::default()), row::json)?,

@@ -4,8 +4,8 @@ use application::ports::Agenda;
 use domain::ids::Position;
 use futures::FutureExt;
 
-use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::history::{Ask, History, day};
+use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::store::{Landlord, Tenant, tenant, tenant_id};
 
 on_both_engines! {

@@ -14,8 +14,8 @@ use infrastructure::database::SchemaTooNew;
 use infrastructure::landlord::connect;
 use infrastructure::portable::{Statement, statement};
 
-use crate::landlords::{new_database, node, pool};
 use crate::history::{Ask, History, issue_many};
+use crate::landlords::{new_database, node, pool};
 use crate::records::{key, tenant as record_of};
 use crate::store::{tenant, tenant_id};
 

@@ -9,8 +9,8 @@ use domain::usage::Usage;
 use infrastructure::portable::statement;
 use proptest::prelude::*;
 
-use crate::landlords::{LandlordUnderTest, Postgres, Sqlite, on_both_engines};
 use crate::history::{Ask, History, asks, issue_many};
+use crate::landlords::{LandlordUnderTest, Postgres, Sqlite, on_both_engines};
 use crate::records::{key, tenant as record_of};
 use crate::store::{Landlord, Tenant, tenant, tenant_id};
 

@@ -9,8 +9,8 @@ use application::tenants::{Isolation, Tenant};
 use domain::ids::{KeyId, Slug};
 use domain::text::DisplayName;
 
-use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::history::day;
+use crate::landlords::{LandlordUnderTest, on_both_engines};
 use crate::store::tenant_id;
 
 on_both_engines! {

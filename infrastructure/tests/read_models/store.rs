@@ -13,7 +13,7 @@ use domain::event::AggregateKind;
 use domain::ids::{Position, TenantId};
 use infrastructure::database::{Database, begin};
 use infrastructure::landlord::LandlordDatabase;
-use infrastructure::portable::Engine;
+use infrastructure::portable;
 use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
 use infrastructure::projections::landlord::LandlordReadModel;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -226,13 +226,13 @@ pub async fn tenant_database(path: &Path) -> Arc<Database> {
 pub struct Landlord {
     pub records: LandlordDatabase,
     pub model: LandlordReadModel,
-    pub database: Arc<dyn Engine>,
+    pub database: Arc<dyn portable::Engine>,
     _directory: Option<TempDir>,
 }
 
 impl Landlord {
     /// Over a database that has its schema.
-    pub fn over(database: impl Engine + 'static, directory: Option<TempDir>) -> Self {
+    pub fn over(database: impl portable::Engine + 'static, directory: Option<TempDir>) -> Self {
         let database = Arc::new(database);
         Self {
             records: LandlordDatabase::new(Arc::clone(&database)),

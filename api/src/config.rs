@@ -3,6 +3,7 @@
 //! A flag wins over its variable, a variable over the default. Bad configuration ends the process
 //! at once with one line that names the knob and what is wrong with it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,8 +68,9 @@ pub enum Role {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options (each also as a variable)")]
 pub struct Config {
-    /// Where everything is kept: sqlite:DIR [default: sqlite:./data; demo: sqlite:./data-demo]
-    #[arg(long, env, global = true, value_name = "STORE")]
+    /// Where everything is kept: sqlite:DIR, or postgres://… (the landlord's database and the first
+    /// shard; prefer the variable) [default: sqlite:./data; demo: sqlite:./data-demo]
+    #[arg(long, env, global = true, value_name = "STORE", hide_env_values = true)]
     store: Option<Store>,
 
     /// Address to listen on; port 0 takes a free one
@@ -157,6 +159,14 @@ pub struct Limits {
     /// Tenants whose stores are kept open
     #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
     pub open_tenants_max: usize,
+
+    /// Connections of this node to the landlord's PostgreSQL database
+    #[arg(long = "landlord-connections-max", env = "LANDLORD_CONNECTIONS_MAX", global = true, value_name = "LANDLORD_CONNECTIONS_MAX", default_value = "8", value_parser = connections)]
+    pub landlord_connections_max: u32,
+
+    /// Connections of this node to each shard, shared by its tenants; the doorbell has two more
+    #[arg(long = "shard-connections-max", env = "SHARD_CONNECTIONS_MAX", global = true, value_name = "SHARD_CONNECTIONS_MAX", default_value = "16", value_parser = connections)]
+    pub shard_connections_max: u32,
 }
 
 /// Where everything is kept.
@@ -164,6 +174,25 @@ pub struct Limits {
 pub enum Store {
     /// A directory of SQLite files.
     Sqlite(PathBuf),
+    /// The landlord's PostgreSQL database.
+    Postgres(PostgresUrl),
+}
+
+/// The address of a PostgreSQL database. It may have a password in it, so it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
+
+impl PostgresUrl {
+    /// The address itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostgresUrl(…)")
+    }
 }
 
 /// The form of log lines.
@@ -181,10 +210,10 @@ impl FromStr for Store {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("postgres" | "postgresql", _)) => {
-                Err("PostgreSQL is not part of this version; use sqlite:DIR".to_owned())
+            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
+                Ok(Self::Postgres(PostgresUrl(text.to_owned())))
             }
-            _ => Err("must be sqlite:DIR".to_owned()),
+            _ => Err("must be sqlite:DIR or postgres://…".to_owned()),
         }
     }
 }
@@ -281,6 +310,13 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+fn connections(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 2..=1000) => Ok(number),
+        _ => Err("must be a whole number, 2 to 1000".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => {
@@ -307,7 +343,7 @@ mod tests {
         for (arguments, knob) in [
             (&["--listen", "nowhere"][..], "LISTEN"),
             (&["--store", "mysql:x"], "STORE"),
-            (&["--store", "postgres://x"], "STORE"),
+            (&["--store", "postgres:x"], "STORE"),
             (&["--landlord-api-key", "short"], "LANDLORD_API_KEY"),
             (&["--connections-max", "0"], "CONNECTIONS_MAX"),
             (&["--body-bytes-max", "many"], "BODY_BYTES_MAX"),

@@ -16,6 +16,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
+const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";
+
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
         Ok(line) => line,
@@ -164,7 +167,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

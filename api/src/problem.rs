@@ -289,6 +289,7 @@ impl From<Refusal> for Problem {
                 code,
                 detail,
             } => Self::validation(vec![FieldError::new(field, code, detail)]),
+            Refusal::NoOpenShard => Self::new(Code::NoOpenShard, detail),
             Refusal::SlugTaken => Self::new(Code::SlugTaken, detail),
         }
     }

@@ -1,8 +1,12 @@
-//! Which adapter stands behind which port: the only file that names the `infrastructure` crate.
+//! Which adapter stands behind which port: nothing outside of here names the `infrastructure`
+//! crate. What differs between the engines is in [`embedded`] and [`postgres`].
 //!
 //! Opening brings schemas up to date and everything small into memory (which tenants exist, who
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
 //! timer going; stopping undoes that in the opposite order.
+
+mod embedded;
+mod postgres;
 
 use std::sync::Arc;
 
@@ -13,19 +17,18 @@ use application::keys::{ApiKey, KeyRing, Secret};
 use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
 use application::processes::run_timer;
 use application::scope::Role;
+use application::shards::Shards;
 use application::subscribers::Subscribers;
 use application::tenants::{Directory, Tenant};
+use async_trait::async_trait;
 use domain::catalogue::Catalogue;
 use domain::event::{Decoder, Metadata};
 use domain::ids::KeyId;
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
 use infrastructure::clock::{SystemClock, SystemRandom};
-use infrastructure::database::{DataDirectory, Database};
-use infrastructure::landlord::{self, LandlordDatabase};
-use infrastructure::projections::cards::CardsProjection;
+use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::landlord::LandlordReadModel;
-use infrastructure::tenants::EmbeddedStores;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,11 +41,29 @@ use crate::config::{Limits, Store};
 pub struct Service {
     /// The use cases.
     pub application: Arc<Application>,
-    stores: EmbeddedStores,
-    landlord: Arc<Database>,
-    directory: Arc<DataDirectory>,
+    engine: Arc<dyn Engine>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// One engine's adapters, open.
+struct Adapters {
+    directory: Arc<Directory>,
+    shards: Arc<Shards>,
+    landlord: Arc<LandlordDatabase>,
+    overviews: Arc<LandlordReadModel>,
+    stores: Arc<dyn TenantStores>,
+    cards: Arc<dyn Subscriber>,
+    engine: Arc<dyn Engine>,
+}
+
+/// What is behind the adapters.
+#[async_trait]
+trait Engine: Send + Sync {
+    /// Cheaply asks whether the tenants' stores can be reached.
+    async fn answers(&self) -> Result<(), Unavailable>;
+    /// Finishes what is queued and closes everything.
+    async fn close(&self);
 }
 
 /// Where a landlord key comes from.
@@ -63,38 +84,27 @@ impl Service {
     ///
     /// What cannot be had, and why.
     pub async fn open(store: &Store, limits: &Limits) -> Result<Self, Unavailable> {
-        let Store::Sqlite(path) = store;
-        let directory = DataDirectory::take(path)
-            .map_err(|error| Unavailable::because("the data directory", error))?;
-        let database = landlord::open(&directory.landlord())
-            .await
-            .map_err(|error| Unavailable::because("the landlord's database", error))?;
-        let database = Arc::new(database);
-
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let doorbell = Doorbell::default();
-        let stores = EmbeddedStores::new(
-            directory.tenants(),
-            limits.open_tenants_max,
-            limits.appends_waiting_max,
-            Arc::clone(&clock),
-            doorbell.clone(),
-        );
-        let landlord = Arc::new(LandlordDatabase::new(Arc::clone(&database)));
-        let overviews = Arc::new(LandlordReadModel::new(Arc::clone(&database)));
-        let projections: Vec<Arc<dyn Subscriber>> = vec![
-            Arc::new(CardsProjection::new(Arc::new(stores.clone()))),
-            Arc::clone(&overviews) as _,
-        ];
-        let ports: Arc<dyn TenantStores> = Arc::new(stores.clone());
-        let subscribers = Subscribers::new(projections, Arc::clone(&ports), &clock, doorbell);
+        let adapters = match store {
+            Store::Sqlite(path) => embedded::open(path, limits, &clock, &doorbell).await?,
+            Store::Postgres(database) => {
+                postgres::open(database, limits, &clock, &doorbell).await?
+            }
+        };
+        let overviews = adapters.overviews;
+        let subscribers: Vec<Arc<dyn Subscriber>> =
+            vec![adapters.cards, Arc::clone(&overviews) as _];
+        let stores = adapters.stores;
+        let subscribers = Subscribers::new(subscribers, Arc::clone(&stores), &clock, doorbell);
         let application = Application {
             clock,
             random: Arc::new(SystemRandom),
-            stores: ports,
-            directory: Directory::new(landlord.tenants().await?),
-            keys: KeyRing::new(landlord.keys().await?),
-            landlord,
+            stores,
+            directory: adapters.directory,
+            shards: adapters.shards,
+            keys: KeyRing::new(adapters.landlord.keys().await?),
+            landlord: adapters.landlord,
             agenda: Arc::clone(&overviews) as _,
             overviews,
             catalogue: Catalogue::standard(),
@@ -103,9 +113,7 @@ impl Service {
         };
         Ok(Self {
             application: Arc::new(application),
-            stores,
-            landlord: database,
-            directory: Arc::new(directory),
+            engine: adapters.engine,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -186,19 +194,15 @@ impl Service {
         }
     }
 
-    /// Cheaply asks whether the landlord's database answers and the data directory is there.
+    /// Cheaply asks whether the landlord's database and the tenants' stores answer.
     pub fn stores_answer(&self) -> StoresAnswer {
         let landlord = Arc::clone(&self.application.landlord);
-        let directory = Arc::clone(&self.directory);
+        let engine = Arc::clone(&self.engine);
         Box::new(move || -> BoxFuture<'static, Result<(), Unavailable>> {
-            let landlord = Arc::clone(&landlord);
-            let tenants = directory.tenants();
+            let (landlord, engine) = (Arc::clone(&landlord), Arc::clone(&engine));
             Box::pin(async move {
                 landlord.outcome("readyz").await?;
-                tokio::fs::metadata(tenants)
-                    .await
-                    .map_err(|error| Unavailable::because("the data directory", error))?;
-                Ok(())
+                engine.answers().await
             })
         })
     }
@@ -209,10 +213,6 @@ impl Service {
         self.tasks.close();
         self.tasks.wait().await;
         self.application.subscribers.stop().await;
-        self.stores.close_all().await;
-        if let Err(error) = self.landlord.close().await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the landlord's database did not close in order");
-        }
+        self.engine.close().await;
     }
 }

@@ -93,6 +93,9 @@ pub enum Refusal {
         /// What is wrong with it.
         detail: String,
     },
+    /// Every shard is closed for new tenants.
+    #[error("no shard is open for new tenants")]
+    NoOpenShard,
     /// Another tenant has this slug.
     #[error("the slug is taken")]
     SlugTaken,

@@ -13,6 +13,7 @@ pub mod tenants;
 
 pub mod audit;
 pub mod keys;
+pub mod shards;
 
 pub mod doorbell;
 pub mod processes;
@@ -30,6 +31,7 @@ use domain::event::Decoder;
 
 use crate::keys::KeyRing;
 use crate::ports::{Agenda, Clock, Landlord, LandlordView, Random, TenantStores};
+use crate::shards::Shards;
 use crate::subscribers::Subscribers;
 use crate::tenants::Directory;
 
@@ -52,7 +54,9 @@ pub struct Application {
     /// How stored events are read.
     pub decoder: Decoder,
     /// Which tenants exist, in memory.
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
+    /// Where tenants can be, in memory.
+    pub shards: Arc<Shards>,
     /// Who may come in, in memory.
     pub keys: KeyRing,
     /// Everything that follows the ledgers.

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::cards::{Card, CardFilter, CardPage};
 use crate::keys::ApiKey;
+use crate::shards::Shard;
 use crate::tenants::{Tenant, TenantFilter, TenantOverview, TenantPage};
 
 /// A dependency (a database, a full queue, a read model that is behind) could not answer.
@@ -325,6 +326,11 @@ pub trait Landlord: Send + Sync {
     ) -> Result<Recorded, LandlordError>;
     /// Records that a tenant's store is ready.
     async fn mark_ready(&self, tenant: TenantId) -> Result<(), Unavailable>;
+
+    /// Every shard; none on the embedded store.
+    async fn shards(&self) -> Result<Vec<Shard>, Unavailable>;
+    /// Records a shard; `false` if there is one of its name.
+    async fn add_shard(&self, shard: &Shard) -> Result<bool, Unavailable>;
 
     /// Every API key that is not revoked, of landlord staff and tenants alike.
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable>;

@@ -72,6 +72,9 @@ pub struct Tenant {
     pub first_plan: PlanKey,
     /// How its store is kept apart.
     pub isolation: Isolation,
+    /// The shard that its store is in; `None` if it is a file of its own.
+    #[serde(default)]
+    pub shard: Option<Slug>,
     /// When it was recorded.
     pub created_at: DateTime<Utc>,
     /// Whether its store is there and its subscription has started.
@@ -160,6 +163,22 @@ impl Directory {
             .collect()
     }
 
+    /// How many tenants each shard has.
+    pub fn count_by_shard(&self) -> HashMap<Slug, usize> {
+        let mut counts = HashMap::new();
+        for shard in self.all().iter().filter_map(|tenant| tenant.shard.clone()) {
+            *counts.entry(shard).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The tenant as it is known; as it is given, if it was not known.
+    fn get_or_put(&self, tenant: Tenant) -> Arc<Tenant> {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let known = tenants.entry(tenant.id).or_insert_with(|| tenant.into());
+        Arc::clone(known)
+    }
+
     fn put(&self, tenant: Tenant) {
         self.tenants
             .write()
@@ -197,6 +216,7 @@ impl Application {
             slug: new.slug,
             first_plan: new.plan,
             isolation: new.isolation,
+            shard: self.shards.place(&self.directory)?,
             created_at: now,
             ready: false,
         };
@@ -252,6 +272,8 @@ impl Application {
         tenant: Tenant,
         metadata: Metadata,
     ) -> Result<(Tenant, Position), Error> {
+        // Known from now on, though not served yet: its store is found through it.
+        let tenant = self.directory.get_or_put(tenant);
         let plan = self
             .catalogue
             .plan(tenant.first_plan.as_str())
@@ -280,7 +302,7 @@ impl Application {
         self.landlord.mark_ready(tenant.id).await?;
         let tenant = Tenant {
             ready: true,
-            ..tenant
+            ..Tenant::clone(&tenant)
         };
         self.directory.put(tenant.clone());
         Ok((tenant, store.ledger.head().position))

@@ -11,10 +11,11 @@ use application::keys::ApiKey;
 use application::ports::{
     IdempotencyRecord, Landlord, LandlordError, Recorded, RecordedOutcome, Unavailable,
 };
+use application::shards::Shard;
 use application::tenants::Tenant;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use domain::ids::{KeyId, TenantId};
+use domain::ids::{KeyId, Slug, TenantId};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
@@ -31,7 +32,7 @@ pub(crate) const THE_DATABASE: &str = "the landlord's database";
 
 /// The columns of `tenants`, in the order that [`tenant`] reads them.
 pub(crate) const TENANT_COLUMNS: &str = "tenants.id, tenants.name, tenants.slug, tenants.first_plan, tenants.isolation, \
-     tenants.created_at, tenants.ready";
+     tenants.created_at, tenants.ready, tenants.shard";
 
 /// Opens the landlord's database file, making it if it is not there.
 ///
@@ -91,6 +92,12 @@ impl LandlordDatabase {
         rows.iter().map(tenant).collect()
     }
 
+    async fn all_shards(&self) -> Result<Vec<Shard>, sqlx::Error> {
+        let sql = "select name, url, open from shards order by name";
+        let rows = self.database.read(statement(sql)).await?;
+        rows.iter().map(shard).collect()
+    }
+
     async fn keys_in_force(&self) -> Result<Vec<ApiKey>, sqlx::Error> {
         let sql = "select id, hash, role, tenant_id, name, created_at from api_keys \
                    where revoked_at is null order by id";
@@ -118,6 +125,21 @@ impl Landlord for LandlordDatabase {
         let mark = statement("update tenants set ready = 1 where id = $1").bind(tenant.to_string());
         let marked = self.database.write(mark).await;
         marked.map(drop).map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn shards(&self) -> Result<Vec<Shard>, Unavailable> {
+        self.all_shards().await.map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn add_shard(&self, shard: &Shard) -> Result<bool, Unavailable> {
+        let sql = "insert into shards (name, url, open) values ($1, $2, $3) \
+                   on conflict (name) do nothing returning name";
+        let insert = statement(sql)
+            .bind(shard.name.as_str())
+            .bind(shard.url.to_string())
+            .bind(i64::from(shard.open));
+        let added = self.database.write(insert).await;
+        Ok(!added.map_err(unavailable(THE_DATABASE))?.is_empty())
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable> {
@@ -178,8 +200,8 @@ async fn begin_adding(
 /// Adds a tenant; no row comes back if another has its slug.
 fn insert_tenant(tenant: &Tenant) -> Statement {
     let sql = "insert into tenants \
-               (id, name, slug, search, first_plan, isolation, created_at, ready) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (slug) do nothing \
+               (id, name, slug, search, first_plan, isolation, created_at, ready, shard) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (slug) do nothing \
                returning id";
     statement(sql)
         .bind(tenant.id.to_string())
@@ -193,6 +215,7 @@ fn insert_tenant(tenant: &Tenant) -> Statement {
         .bind(tenant.isolation.as_str())
         .bind(tenant.created_at.timestamp_micros())
         .bind(i64::from(tenant.ready))
+        .bind(tenant.shard.as_ref().map(Slug::as_str))
 }
 
 fn insert_key(key: &ApiKey) -> Statement {
@@ -254,6 +277,15 @@ pub(crate) fn tenant(found: &Row) -> Result<Tenant, sqlx::Error> {
         isolation: row::word(found.get(4)?)?,
         created_at: row::time(found.get(5)?)?,
         ready: found.get::<i64>(6)? != 0,
+        shard: found.get::<Option<String>>(7)?.map(row::text).transpose()?,
+    })
+}
+
+fn shard(found: &Row) -> Result<Shard, sqlx::Error> {
+    Ok(Shard {
+        name: row::text(found.get(0)?)?,
+        url: row::id(found.get(1)?)?,
+        open: found.get::<i64>(2)? != 0,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod doorbell;
 pub mod portable;
 
 pub mod ledger;
+pub mod shards;
 pub mod tenants;
 
 pub mod projections;

@@ -8,6 +8,7 @@
 //! A missing store is an error: an empty ledger in its place would look like a lost history.
 
 mod embedded;
+mod schemas;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -22,6 +23,7 @@ use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::embedded::{EmbeddedStores, OPEN_MAX_DEFAULT};
+pub use self::schemas::{SchemaStores, Schemas};
 
 const WHAT: &str = "the tenant's store";
 

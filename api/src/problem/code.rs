@@ -77,6 +77,8 @@ codes! {
     VersionConflict = "version_conflict", CONFLICT, "Version conflict";
     /// A request with the same `Idempotency-Key` is being worked on. Try again.
     RequestInProgress = "request_in_progress", CONFLICT, "Request in progress";
+    /// Every shard is closed for new tenants. Open one, or add one.
+    NoOpenShard = "no_open_shard", CONFLICT, "No open shard";
     /// Another tenant has this slug.
     SlugTaken = "slug_taken", CONFLICT, "Slug taken";
     /// The resource is not at the version that `If-Match` names. Read it again.
@@ -132,6 +134,7 @@ impl Code {
             | Self::InvalidTransition
             | Self::VersionConflict
             | Self::RequestInProgress
+            | Self::NoOpenShard
             | Self::SlugTaken
             | Self::PreconditionFailed
             | Self::BodyTooLarge

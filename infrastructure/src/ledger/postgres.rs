@@ -15,6 +15,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 use self::append::PostgresEngine;
 pub use self::read::PostgresReader;
 use super::stored::StoredLedger;
+use crate::database::SchemaTooNew;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../migrations/postgres/tenant");
 
@@ -45,6 +46,31 @@ impl Schema {
         // What went wrong in the making says more than what goes wrong in the closing.
         let _ = connection.close().await;
         made
+    }
+
+    /// Brings the schema, which must be there, up to date. One that is needs a single question.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says; `42P01` (undefined table) if it is not there; [`SchemaTooNew`] in
+    /// [`sqlx::Error::Configuration`].
+    pub async fn bring_up_to_date(
+        &self,
+        shard: &PgConnectOptions,
+        connections: &PgPool,
+    ) -> Result<(), sqlx::Error> {
+        let migrations = self.table("_sqlx_migrations");
+        let version = format!("select max(version) from {migrations} where success");
+        let found: Option<i64> = sqlx::query_scalar(&version).fetch_one(connections).await?;
+        let known = MIGRATOR.iter().map(|it| it.version).max();
+        match (found, known) {
+            (Some(found), Some(known)) if found > known => {
+                let error = SchemaTooNew { found, known };
+                Err(sqlx::Error::Configuration(error.into()))
+            }
+            _ if found == known => Ok(()),
+            _ => self.migrate(shard).await,
+        }
     }
 
     async fn make(&self, connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {

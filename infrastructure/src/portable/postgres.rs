@@ -30,6 +30,11 @@ impl PostgresDatabase {
         migrated.map_err(|error| refused(error, migrator))?;
         Ok(Self { pool })
     }
+
+    /// Closes its connections, each as soon as nobody uses it.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
 }
 
 /// Why the schema was not brought up to date.

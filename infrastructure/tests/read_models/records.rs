@@ -30,6 +30,7 @@ pub fn tenant(n: u64, name: &str, slug: &str) -> Tenant {
         slug: Slug::try_from(slug.to_owned()).expect("a slug"),
         first_plan: "free".to_owned().try_into().expect("a plan's key"),
         isolation: Isolation::Dedicated,
+        shard: Some(Slug::try_from("eu-1".to_owned()).expect("a slug")),
         created_at: day(0),
         ready: false,
     }

@@ -65,9 +65,9 @@ fn select() -> String {
 }
 
 fn overview(found: &Row) -> Result<TenantOverview, sqlx::Error> {
-    let position: Option<i64> = found.get(7)?;
-    let subscription: Option<&str> = found.get(8)?;
-    let usage: Option<&str> = found.get(9)?;
+    let position: Option<i64> = found.get(8)?;
+    let subscription: Option<&str> = found.get(9)?;
+    let usage: Option<&str> = found.get(10)?;
     Ok(TenantOverview {
         tenant: landlord::tenant(found)?,
         subscription: subscription.map_or_else(|| Ok(Default::default()), row::json)?,

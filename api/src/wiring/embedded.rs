@@ -1,0 +1,77 @@
+//! The embedded engine: SQLite files in a directory that this process owns.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{Clock, Landlord, Unavailable};
+use application::shards::Shards;
+use application::tenants::Directory;
+use async_trait::async_trait;
+use infrastructure::database::{DataDirectory, Database};
+use infrastructure::landlord::{self, LandlordDatabase};
+use infrastructure::projections::cards::CardsProjection;
+use infrastructure::projections::landlord::LandlordReadModel;
+use infrastructure::tenants::EmbeddedStores;
+
+use super::{Adapters, Engine};
+use crate::config::Limits;
+
+struct Files {
+    directory: DataDirectory,
+    landlord: Arc<Database>,
+    stores: EmbeddedStores,
+}
+
+/// Opens the data directory at `path`.
+pub(super) async fn open(
+    path: &Path,
+    limits: &Limits,
+    clock: &Arc<dyn Clock>,
+    doorbell: &Doorbell,
+) -> Result<Adapters, Unavailable> {
+    let directory = DataDirectory::take(path)
+        .map_err(|error| Unavailable::because("the data directory", error))?;
+    let database = landlord::open(&directory.landlord())
+        .await
+        .map_err(|error| Unavailable::because("the landlord's database", error))?;
+    let database = Arc::new(database);
+    let landlord = LandlordDatabase::new(Arc::clone(&database));
+    let stores = EmbeddedStores::new(
+        directory.tenants(),
+        limits.open_tenants_max,
+        limits.appends_waiting_max,
+        Arc::clone(clock),
+        doorbell.clone(),
+    );
+    Ok(Adapters {
+        directory: Arc::new(Directory::new(landlord.tenants().await?)),
+        shards: Arc::new(Shards::default()),
+        landlord: Arc::new(landlord),
+        overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
+        stores: Arc::new(stores.clone()),
+        cards: Arc::new(CardsProjection::new(Arc::new(stores.clone()))),
+        engine: Arc::new(Files {
+            directory,
+            landlord: database,
+            stores,
+        }),
+    })
+}
+
+#[async_trait]
+impl Engine for Files {
+    async fn answers(&self) -> Result<(), Unavailable> {
+        let found = tokio::fs::metadata(self.directory.tenants()).await;
+        found.map_err(|error| Unavailable::because("the data directory", error))?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.stores.close_all().await;
+        if let Err(error) = self.landlord.close().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the landlord's database did not close in order");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! This node's connections to the shards: for each, a pool that its tenants share, and a doorbell.
+//!
+//! A shard is connected to when it is first needed, and stays so. Which shard a tenant is in, and
+//! where a shard is, is known from memory: no tenant's request asks the landlord's database.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use application::doorbell::Doorbell;
+use application::ports::Unavailable;
+use application::shards::{Shards, UrlReference};
+use application::tenants::Directory;
+use async_trait::async_trait;
+use domain::ids::{Slug, TenantId};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
+use uuid::Uuid;
+
+use crate::doorbell::{Residents, ShardDoorbell};
+use crate::projections::cards::postgres::TenantShards;
+
+/// How long somebody waits for a connection.
+const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long a connection stays open unused.
+const CONNECTION_IDLE: Duration = Duration::from_secs(300);
+/// A connection that was unused for longer is asked whether it still is one before it is used
+/// again: a server takes longer to restart.
+const TRUSTED_FOR: Duration = Duration::from_millis(500);
+/// Whose fault it is when it cannot be had.
+const WHAT: &str = "the tenant's shard";
+
+/// The address in a `postgres://` URL, if it is one. What is wrong with it is not said: the parser's
+/// words may quote a password.
+pub fn address(url: &str) -> Option<PgConnectOptions> {
+    let options = url.parse::<PgConnectOptions>().ok()?;
+    Some(
+        options
+            .application_name("digital-card")
+            .disable_statement_logging(),
+    )
+}
+
+/// A pool of at most `connections_max` connections, made when they are needed.
+pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(CONNECTION_WAIT_MAX)
+        .idle_timeout(CONNECTION_IDLE)
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(database.clone())
+}
+
+/// The shards that this node is connected to.
+pub struct ConnectedShards {
+    node: Node,
+    records: Arc<Shards>,
+    directory: Arc<Directory>,
+    connected: Mutex<HashMap<Slug, Connected>>,
+}
+
+/// What is this node's own in every shard.
+pub struct Node {
+    /// The process's own id.
+    pub id: Uuid,
+    /// The landlord's database: the address of [`UrlReference::Store`].
+    pub store: PgConnectOptions,
+    /// What rings on this node.
+    pub doorbell: Doorbell,
+    /// How many connections to a shard its tenants share. The doorbell has two more.
+    pub connections_max: u32,
+}
+
+/// A shard, connected.
+pub struct ConnectedShard {
+    /// Where it is.
+    pub options: PgConnectOptions,
+    /// The connections that its tenants share.
+    pub pool: PgPool,
+}
+
+struct Connected {
+    shard: Arc<ConnectedShard>,
+    doorbell: ShardDoorbell,
+}
+
+impl ConnectedShards {
+    /// Connections to shards as they are recorded, for tenants as they are known.
+    pub fn new(node: Node, records: Arc<Shards>, directory: Arc<Directory>) -> Self {
+        Self {
+            node,
+            records,
+            directory,
+            connected: Mutex::default(),
+        }
+    }
+
+    /// The shard of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if this node does not know the tenant, or the address of its shard.
+    pub fn of(&self, tenant: TenantId) -> Result<Arc<ConnectedShard>, Unavailable> {
+        let known = self.directory.get(tenant);
+        match known.as_ref().and_then(|it| it.shard.as_ref()) {
+            Some(name) => self.named(name),
+            None => Err(Unavailable::because(WHAT, "the tenant is in none")),
+        }
+    }
+
+    /// Connects to every shard there is; one whose address is not known here is told and left.
+    pub fn connect_all(&self) {
+        for shard in self.records.all() {
+            if let Err(error) = self.named(&shard.name) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(shard = shard.name.as_str(), error, "cannot be connected to");
+            }
+        }
+    }
+
+    /// Asks every shard for a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if one gives none.
+    pub async fn answer(&self) -> Result<(), Unavailable> {
+        let all = self.records.all();
+        let all = all.iter().map(|shard| async {
+            let shard = self.named(&shard.name)?;
+            let answer = sqlx::query("select 1").execute(&shard.pool).await;
+            answer.map_err(|error| Unavailable::because("a shard", error))
+        });
+        futures::future::try_join_all(all).await.map(drop)
+    }
+
+    /// Closes all connections, each as soon as nobody uses it.
+    pub async fn close(&self) {
+        let all: Vec<_> = self.lock().drain().map(|(_, it)| it).collect();
+        for Connected { shard, doorbell } in all {
+            shard.pool.close().await;
+            doorbell.close().await;
+        }
+    }
+
+    fn named(&self, name: &Slug) -> Result<Arc<ConnectedShard>, Unavailable> {
+        let mut connected = self.lock();
+        if let Some(found) = connected.get(name) {
+            return Ok(Arc::clone(&found.shard));
+        }
+        let record = self.records.get(name);
+        let record = record.ok_or_else(|| {
+            Unavailable::because(WHAT, format!("there is no shard {}", name.as_str()))
+        })?;
+        let options = self.address(&record.url);
+        let options = options.map_err(|error| Unavailable::because(WHAT, error))?;
+        let residents = ResidentsOf {
+            shard: name.clone(),
+            directory: Arc::clone(&self.directory),
+        };
+        let Node { id, doorbell, .. } = &self.node;
+        let doorbell = ShardDoorbell::start(&options, doorbell, *id, Arc::new(residents));
+        let shard = Arc::new(ConnectedShard {
+            pool: pool(&options, self.node.connections_max),
+            options,
+        });
+        let new = Connected {
+            shard: Arc::clone(&shard),
+            doorbell,
+        };
+        connected.insert(name.clone(), new);
+        Ok(shard)
+    }
+
+    fn address(&self, url: &UrlReference) -> Result<PgConnectOptions, AddressError> {
+        let text = match url {
+            UrlReference::Store => return Ok(self.node.store.clone()),
+            UrlReference::Environment(variable) => {
+                std::env::var(variable).map_err(|_| AddressError::NotSet(variable.clone()))?
+            }
+            UrlReference::File(path) => std::fs::read_to_string(path)
+                .map_err(|error| AddressError::NotRead(path.clone(), error))?,
+        };
+        address(text.trim()).ok_or_else(|| AddressError::Malformed(url.to_string()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Slug, Connected>> {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl TenantShards for ConnectedShards {
+    async fn shard(&self, tenant: TenantId) -> Result<PgPool, Unavailable> {
+        Ok(self.of(tenant)?.pool.clone())
+    }
+}
+
+/// Why the address of a shard is not known on this node.
+#[derive(Debug, thiserror::Error)]
+enum AddressError {
+    #[error("the variable {0} is not set")]
+    NotSet(String),
+    #[error("the file {0} cannot be read")]
+    NotRead(String, #[source] io::Error),
+    #[error("{0} holds no postgres:// address")]
+    Malformed(String),
+}
+
+/// The tenants of a shard, as this node knows them.
+struct ResidentsOf {
+    shard: Slug,
+    directory: Arc<Directory>,
+}
+
+impl Residents for ResidentsOf {
+    fn all(&self) -> Vec<TenantId> {
+        let all = self.directory.all();
+        let here = all
+            .iter()
+            .filter(|it| it.shard.as_ref() == Some(&self.shard));
+        here.map(|tenant| tenant.id).collect()
+    }
+
+    fn has(&self, tenant: TenantId) -> bool {
+        let known = self.directory.get(tenant);
+        known.is_some_and(|it| it.shard.as_ref() == Some(&self.shard))
+    }
+}

@@ -1,0 +1,114 @@
+//! One PostgreSQL schema a tenant, in the tenant's shard. Other nodes use the same ones.
+
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{Clock, TenantStore, Unavailable};
+use domain::ids::{Position, TenantId};
+use futures::stream::{self, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+use super::{Missing, OpenStores, Opener, WHAT};
+use crate::database::unavailable;
+use crate::ledger::postgres::{PostgresLedger, Schema};
+use crate::projections::cards::postgres::PostgresCards;
+use crate::shards::ConnectedShards;
+
+/// How many heads are looked at a time after other nodes have moved them.
+const LOOKS_AT_A_TIME: usize = 16;
+
+/// The tenants' schemas.
+pub type SchemaStores = OpenStores<Schemas>;
+
+/// Schemas in shards.
+pub struct Schemas {
+    shards: Arc<ConnectedShards>,
+    waiting_max: usize,
+    clock: Arc<dyn Clock>,
+    doorbell: Doorbell,
+}
+
+impl SchemaStores {
+    /// Stores in `shards`; at most `open_max` of them open, unless more are in use at once: the
+    /// excess is closed at the next opening. At most `waiting_max` appends wait for each of them.
+    pub fn new(
+        shards: Arc<ConnectedShards>,
+        open_max: usize,
+        waiting_max: usize,
+        clock: Arc<dyn Clock>,
+        doorbell: Doorbell,
+    ) -> Self {
+        let schemas = Schemas {
+            shards,
+            waiting_max,
+            clock,
+            doorbell: doorbell.clone(),
+        };
+        Self::with(schemas, open_max, doorbell)
+    }
+
+    /// Brings the heads of open stores up to date whenever another node has moved them, until it
+    /// is told to stop.
+    pub async fn follow_other_nodes(self, stop: CancellationToken) {
+        let mailbox = self.shared.doorbell.listen();
+        while let Some(rung) = stop.run_until_cancelled(mailbox.next()).await {
+            let looks = stream::iter(rung);
+            looks
+                .for_each_concurrent(LOOKS_AT_A_TIME, |(tenant, position)| {
+                    self.look(tenant, position)
+                })
+                .await;
+        }
+    }
+
+    async fn look(&self, tenant: TenantId, position: Position) {
+        let ledger = {
+            let stores = self.shared.lock();
+            let open = stores.open.get(&tenant);
+            open.map(|open| Arc::clone(&open.behind))
+        };
+        let Some(ledger) = ledger else { return };
+        if let Err(error) = ledger.heard(position).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%tenant, error, "cannot look where another node has moved the head");
+        }
+    }
+}
+
+impl Opener for Schemas {
+    type Behind = Arc<PostgresLedger>;
+
+    async fn open(
+        &self,
+        tenant: TenantId,
+        missing: Missing,
+    ) -> Result<(TenantStore, Arc<PostgresLedger>), Unavailable> {
+        let shard = self.shards.of(tenant)?;
+        let schema = Schema::of(tenant);
+        let ready = match missing {
+            Missing::Create => schema.migrate(&shard.options).await,
+            Missing::Refuse => schema.bring_up_to_date(&shard.options, &shard.pool).await,
+        };
+        ready.map_err(unavailable(WHAT))?;
+        let cards = PostgresCards::open(tenant, shard.pool.clone()).await;
+        let cards = cards.map_err(unavailable(WHAT))?;
+        let ledger = PostgresLedger::open(
+            tenant,
+            shard.pool.clone(),
+            Arc::clone(&self.clock),
+            self.doorbell.clone(),
+            self.waiting_max,
+        );
+        let ledger = Arc::new(ledger.await?);
+        let store = TenantStore {
+            tenant,
+            ledger: Arc::clone(&ledger) as _,
+            cards: Arc::new(cards),
+        };
+        Ok((store, ledger))
+    }
+
+    async fn close(&self, _tenant: TenantId, ledger: Arc<PostgresLedger>) {
+        ledger.close().await;
+    }
+}

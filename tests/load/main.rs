@@ -1,5 +1,4 @@
-//! The load command: issues cards over HTTP on the embedded store and prints what that took as a
-//! Markdown table.
+//! The load command: issues cards over HTTP and prints what that took as a Markdown table.
 //!
 //! `cargo run --release --example load -- --help`
 //!
@@ -11,6 +10,10 @@
 mod connection;
 mod delays;
 mod service;
+mod store;
+
+#[path = "../servers/postgres.rs"]
+mod postgres;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,12 +25,16 @@ use tokio::task::JoinSet;
 use self::connection::Connection;
 use self::delays::Delays;
 use self::service::Service;
+use self::store::{Engine, Store};
 
 /// Issues cards over HTTP and prints requests/s, latency, the service's processor time, and the time from
 /// commit to read model.
 #[derive(Debug, Parser)]
 #[command(name = "load", max_term_width = 100)]
 struct Options {
+    /// Which engine keeps the data
+    #[arg(long, value_enum, default_value = "embedded")]
+    engine: Engine,
     /// Connections, one row each
     #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
     connections: Vec<usize>,
@@ -50,8 +57,8 @@ struct Options {
     /// The service's program; without it, the release build of this repository is made and used
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where the data goes (a directory on the disk to be measured) [default: the system's
-    /// temporary directory]
+    /// Where the embedded store's data goes (a directory on the disk to be measured); PostgreSQL's
+    /// goes where TMPDIR says [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
 }
@@ -71,6 +78,8 @@ struct Row {
     p50: Duration,
     p99: Duration,
     cpu: Duration,
+    server_cpu: Duration,
+    round_trips: f64,
     visible_p50: String,
     visible_p99: String,
 }
@@ -83,18 +92,19 @@ fn main() -> anyhow::Result<()> {
     };
     let cores = std::thread::available_parallelism()?;
     println!(
-        "Issuing cards, embedded store, {} s a row, client and service on {cores} cores\n",
-        options.seconds
+        "Issuing cards, {:?} store, {} s a row, client, service and database on {cores} cores\n",
+        options.engine, options.seconds
     );
     println!(
-        "| tenants | connections | requests/s | p50 | p99 | CPU a request | to read model p50 | p99 |"
+        "| tenants | connections | requests/s | p50 | p99 | CPU a request | of the database | its transactions | to read model p50 | p99 |"
     );
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let runtime = tokio::runtime::Runtime::new()?;
     let mut notes = Vec::new();
     for tenants in &options.tenants {
         for connections in &options.connections {
-            let mut service = Service::start(&binary, options.directory.as_deref())?;
+            let store = Store::empty(options.engine, options.directory.as_deref());
+            let mut service = Service::start(&binary, runtime.block_on(store)?)?;
             if options.idle_tenants > 0 {
                 runtime.block_on(idle(&service, options.idle_tenants))?;
                 service = service.killed_and_started()?;
@@ -138,13 +148,15 @@ async fn idle(service: &Service, tenants: usize) -> anyhow::Result<()> {
 
 fn print(row: &Row) {
     println!(
-        "| {} | {} | {:.0} | {} | {} | {} µs | {} | {} |",
+        "| {} | {} | {:.0} | {} | {} | {} µs | {} µs | {:.2} | {} | {} |",
         row.tenants,
         row.connections,
         row.per_second,
         shown(row.p50),
         shown(row.p99),
         row.cpu.as_micros(),
+        row.server_cpu.as_micros(),
+        row.round_trips,
         row.visible_p50,
         row.visible_p99,
     );
@@ -176,11 +188,13 @@ async fn measure(
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
     let cpu_before = service.cpu()?;
+    let work_before = service.store().work().await?;
     let mut latencies = Vec::new();
     for client in clients {
         latencies.extend(client.await??);
     }
     let cpu = service.cpu()? - cpu_before;
+    let work = service.store().work().await?.since(work_before);
     let visible = Delays::read(&mut landlord).await?.since(&before);
 
     ensure!(
@@ -197,6 +211,8 @@ async fn measure(
         p50: percentile(&latencies, 50),
         p99: percentile(&latencies, 99),
         cpu: cpu / requests,
+        server_cpu: work.cpu / requests,
+        round_trips: work.transactions as f64 / f64::from(requests),
         visible_p50: visible.percentile(0.50),
         visible_p99: visible.percentile(0.99),
     })

@@ -1,4 +1,4 @@
-//! The service under load: the release build as a child process on an empty directory.
+//! The service under load: the release build as a child process on a store of its own.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tempfile::TempDir;
+
+use super::store::{Store, cpu_of};
 
 pub const LANDLORD_KEY: &str = "landlord-key-of-the-load-command";
 
@@ -17,31 +18,27 @@ pub struct Service {
     address: String,
     started_in: Duration,
     binary: PathBuf,
-    directory: Arc<TempDir>,
+    store: Arc<Store>,
 }
 
 impl Service {
-    /// Starts `binary` on an empty directory inside `within`.
-    pub fn start(binary: &Path, within: Option<&Path>) -> anyhow::Result<Self> {
-        let directory = match within {
-            Some(within) => TempDir::new_in(within)?,
-            None => TempDir::new()?,
-        };
-        Self::start_in(binary, Arc::new(directory))
+    /// Starts `binary` on a store.
+    pub fn start(binary: &Path, store: Store) -> anyhow::Result<Self> {
+        Self::start_on(binary, Arc::new(store))
     }
 
     /// Another one on the same data, after this one was killed.
     pub fn killed_and_started(mut self) -> anyhow::Result<Self> {
         self.child.kill()?;
         self.child.wait()?;
-        Self::start_in(&self.binary, Arc::clone(&self.directory))
+        Self::start_on(&self.binary, Arc::clone(&self.store))
     }
 
-    fn start_in(binary: &Path, directory: Arc<TempDir>) -> anyhow::Result<Self> {
+    fn start_on(binary: &Path, store: Arc<Store>) -> anyhow::Result<Self> {
         let begun = Instant::now();
         let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--store"])
-            .arg(format!("sqlite:{}", directory.path().display()))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .env("STORE", store.url())
             .env("LANDLORD_API_KEY", LANDLORD_KEY)
             .env(
                 "RUST_LOG",
@@ -58,7 +55,7 @@ impl Service {
                     address: address.trim().to_owned(),
                     started_in: begun.elapsed(),
                     binary: binary.to_owned(),
-                    directory,
+                    store,
                 });
             }
         }
@@ -67,17 +64,12 @@ impl Service {
 
     /// The processor time that it has used so far, in user and kernel mode.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // proc(5): after the name in parentheses, utime and stime are the 12th and 13th field,
-        // in ticks, of which Linux shows 100 a second.
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().context("no number"))
-            .sum::<anyhow::Result<_>>()?;
-        Ok(Duration::from_millis(ticks * 10))
+        cpu_of(self.child.id())
+    }
+
+    /// Where it keeps its data.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// How long it took until it listened.

@@ -83,6 +83,14 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// How a service is told of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        let directory = self.directory.display();
+        format!("postgres://tests@localhost/{database}?host={directory}")
+    }
+}
+
 /// Where the newest installed version is: Debian keeps them beside each other, off the path.
 fn binaries() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql")

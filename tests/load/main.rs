@@ -7,6 +7,7 @@
 //! own. Client and service share the machine's cores, so the client is as lean as it can be: bytes
 //! over a kept connection, nothing parsed but status and length.
 
+mod compare;
 mod connection;
 mod delays;
 mod service;
@@ -15,11 +16,12 @@ mod store;
 #[path = "../servers/postgres.rs"]
 mod postgres;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
@@ -61,6 +63,18 @@ struct Options {
     /// goes where TMPDIR says [default: the system's temporary directory]
     #[arg(long)]
     directory: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Issue cards on PostgreSQL on this service and on a stock one of the same libraries, and
+    /// insert events with pgbench, in turn; print the ratios
+    Compare(compare::Options),
+    /// Be the stock service, on an empty database
+    #[command(hide = true)]
+    Stock,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -86,10 +100,20 @@ struct Row {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let binary = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => service::build()?,
+    let binary = match (&options.binary, &options.command) {
+        (Some(binary), _) => binary.clone(),
+        (None, Some(Command::Stock)) => PathBuf::new(),
+        (None, _) => service::build()?,
     };
+    let runtime = tokio::runtime::Runtime::new()?;
+    match &options.command {
+        None => issuances(&options, &binary, &runtime),
+        Some(Command::Compare(options)) => runtime.block_on(compare::compare(options, &binary)),
+        Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
+    }
+}
+
+fn issuances(options: &Options, binary: &Path, runtime: &Runtime) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism()?;
     println!(
         "Issuing cards, {:?} store, {} s a row, client, service and database on {cores} cores\n",
@@ -99,18 +123,17 @@ fn main() -> anyhow::Result<()> {
         "| tenants | connections | requests/s | p50 | p99 | CPU a request | of the database | its transactions | to read model p50 | p99 |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    let runtime = tokio::runtime::Runtime::new()?;
     let mut notes = Vec::new();
     for tenants in &options.tenants {
         for connections in &options.connections {
             let store = Store::empty(options.engine, options.directory.as_deref());
-            let mut service = Service::start(&binary, runtime.block_on(store)?)?;
+            let mut service = Service::start(binary, runtime.block_on(store)?)?;
             if options.idle_tenants > 0 {
                 runtime.block_on(idle(&service, options.idle_tenants))?;
                 service = service.killed_and_started()?;
             }
             let (start, at_start) = (service.started_in(), service.memory_mib()?);
-            let measured = measure(&service, &options, *tenants, *connections);
+            let measured = measure(&service, options, *tenants, *connections);
             print(&runtime.block_on(measured)?);
             notes.push(format!(
                 "{tenants} tenants, {connections} connections: started in {} with {at_start} MiB, \

@@ -35,9 +35,20 @@ impl Service {
     }
 
     fn start_on(binary: &Path, store: Arc<Store>) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        Self::spawn_on(&mut command, store)
+    }
+
+    /// Starts a service by this command, which is told the store and says where it listens.
+    pub fn spawn(command: &mut Command, store: Store) -> anyhow::Result<Self> {
+        Self::spawn_on(command, Arc::new(store))
+    }
+
+    fn spawn_on(command: &mut Command, store: Arc<Store>) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0"])
+        let binary = PathBuf::from(command.get_program());
+        let mut child = command
             .env("STORE", store.url())
             .env("LANDLORD_API_KEY", LANDLORD_KEY)
             .env(
@@ -54,7 +65,7 @@ impl Service {
                     child,
                     address: address.trim().to_owned(),
                     started_in: begun.elapsed(),
-                    binary: binary.to_owned(),
+                    binary,
                     store,
                 });
             }

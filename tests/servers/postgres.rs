@@ -83,7 +83,21 @@ impl Cluster {
     }
 }
 
+#[allow(
+    dead_code,
+    reason = "not every program that has a cluster asks for all of it"
+)]
 impl Cluster {
+    /// Where its socket is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// One of the programs that came with it: `pgbench`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        binaries().join(name)
+    }
+
     /// How a service is told of one of its databases.
     pub fn url(&self, database: &str) -> String {
         let directory = self.directory.display();

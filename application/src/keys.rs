@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chrono::{DateTime, Utc};
 use domain::catalogue::feature;
@@ -123,58 +123,72 @@ pub struct NewKey {
 /// Every key in force, in memory, so that authenticating needs no look-up.
 #[derive(Default)]
 pub struct KeyRing {
-    by_hash: RwLock<HashMap<[u8; 32], ApiKey>>,
-    /// Keys are made and revoked one at a time: two requests cannot both be a tenant's second key,
-    /// and whoever hears that a key is revoked already can rely on it.
-    changing: tokio::sync::Mutex<()>,
+    by_hash: RwLock<ByHash>,
+    /// Keys are made, revoked and read again one at a time, from the record to the memory: two
+    /// requests on this node cannot both be a tenant's second key, whoever hears that a key is
+    /// revoked already can rely on it, and what was read never takes the place of what is newer.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct ByHash {
+    /// Those in the landlord's records.
+    recorded: HashMap<[u8; 32], ApiKey>,
+    /// Those in this node's configuration, which no record makes or revokes.
+    configured: HashMap<[u8; 32], ApiKey>,
 }
 
 impl KeyRing {
     /// A ring of these keys.
     pub fn new(keys: Vec<ApiKey>) -> Self {
-        let by_hash = keys.into_iter().map(|key| (key.hash, key)).collect();
-        Self {
-            by_hash: RwLock::new(by_hash),
-            changing: tokio::sync::Mutex::default(),
-        }
+        let ring = Self::default();
+        ring.replace(keys);
+        ring
     }
 
     /// The key with this secret, if it is in force.
     pub fn authenticate(&self, secret: &Secret) -> Option<ApiKey> {
-        self.by_hash
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&secret.hash())
-            .cloned()
+        let (keys, hash) = (self.read(), secret.hash());
+        let configured = keys.configured.get(&hash);
+        configured.or_else(|| keys.recorded.get(&hash)).cloned()
     }
 
-    /// Lets a key in, from now on.
+    /// Lets a recorded key in, from now on.
     pub fn put(&self, key: ApiKey) {
-        self.by_hash
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key.hash, key);
+        self.write().recorded.insert(key.hash, key);
     }
 
-    fn remove(&self, id: KeyId) {
-        self.by_hash
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, key| key.id != id);
+    /// Lets a key of this node's configuration in, whatever the landlord's records say.
+    pub fn put_configured(&self, key: ApiKey) {
+        self.write().configured.insert(key.hash, key);
+    }
+
+    /// A recorded key opens nothing from now on.
+    pub(crate) fn remove(&self, id: KeyId) {
+        self.write().recorded.retain(|_, key| key.id != id);
+    }
+
+    /// These are all keys on record.
+    pub(crate) fn replace(&self, keys: Vec<ApiKey>) {
+        let recorded = keys.into_iter().map(|key| (key.hash, key)).collect();
+        self.write().recorded = recorded;
     }
 
     /// The keys that match, oldest first.
     fn list(&self, matches: impl Fn(&ApiKey) -> bool) -> Vec<ApiKey> {
-        let mut keys: Vec<_> = self
-            .by_hash
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .filter(|key| matches(key))
-            .cloned()
-            .collect();
+        let ring = self.read();
+        let all = ring.recorded.values().chain(ring.configured.values());
+        let mut keys: Vec<_> = all.filter(|key| matches(key)).cloned().collect();
         keys.sort_by_key(|key| key.id);
         keys
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, ByHash> {
+        self.by_hash.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, ByHash> {
+        self.by_hash.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,11 +283,12 @@ impl Application {
     async fn revoke(&self, id: KeyId) -> Result<(), Error> {
         let _one_at_a_time = self.keys.changing.lock().await;
         let revoked = self.landlord.revoke_key(id, self.clock.now()).await?;
-        if !revoked {
-            return Err(Error::NotFound("key"));
-        }
+        // It is not in force, whoever revoked it: also if another node did so just now.
         self.keys.remove(id);
-        Ok(())
+        match revoked {
+            true => Ok(()),
+            false => Err(Error::NotFound("key")),
+        }
     }
 
     async fn make_key(

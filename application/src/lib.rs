@@ -16,6 +16,7 @@ pub mod keys;
 pub mod shards;
 
 pub mod doorbell;
+pub mod news;
 pub mod processes;
 pub mod subscribers;
 

@@ -311,11 +311,14 @@ pub trait CardsView: Send + Sync {
 /// The landlord's own records: tenants and API keys.
 ///
 /// All of it is small and is kept in memory too (see `tenants.rs` and `keys.rs`), so that
-/// tenants' requests do not need this database.
+/// tenants' requests do not need this database. Where it has several nodes, each is told of every
+/// change that is committed (see `news.rs`).
 #[async_trait]
 pub trait Landlord: Send + Sync {
     /// Every tenant.
     async fn tenants(&self) -> Result<Vec<Tenant>, Unavailable>;
+    /// One tenant.
+    async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, Unavailable>;
     /// Records a tenant that is being provisioned, its first key, and the outcome to answer
     /// again, all or none of them.
     async fn add_tenant(
@@ -334,6 +337,8 @@ pub trait Landlord: Send + Sync {
 
     /// Every API key that is not revoked, of landlord staff and tenants alike.
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable>;
+    /// One API key, if it is not revoked.
+    async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, Unavailable>;
     /// Records a key and the outcome to answer again.
     async fn add_key(
         &self,

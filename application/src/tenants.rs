@@ -130,18 +130,17 @@ pub struct TenantPage {
 #[derive(Default)]
 pub struct Directory {
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    /// Held from before a record is read or changed until the change is in memory, so that what
+    /// was read never takes the place of what is newer.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Directory {
     /// A directory of these tenants.
     pub fn new(tenants: Vec<Tenant>) -> Self {
-        let tenants = tenants
-            .into_iter()
-            .map(|tenant| (tenant.id, Arc::new(tenant)))
-            .collect();
-        Self {
-            tenants: RwLock::new(tenants),
-        }
+        let directory = Self::default();
+        directory.replace(tenants);
+        directory
     }
 
     /// The tenant with this id.
@@ -179,11 +178,27 @@ impl Directory {
         Arc::clone(known)
     }
 
-    fn put(&self, tenant: Tenant) {
+    pub(crate) fn put(&self, tenant: Tenant) {
         self.tenants
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(tenant.id, Arc::new(tenant));
+    }
+
+    pub(crate) fn remove(&self, id: TenantId) {
+        self.tenants
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+    }
+
+    /// These are all tenants.
+    pub(crate) fn replace(&self, tenants: Vec<Tenant>) {
+        let all = tenants
+            .into_iter()
+            .map(|tenant| (tenant.id, Arc::new(tenant)))
+            .collect();
+        *self.tenants.write().unwrap_or_else(PoisonError::into_inner) = all;
     }
 }
 
@@ -236,6 +251,7 @@ impl Application {
             nonce,
         };
         let record = landlord_record(command, &outcome)?;
+        let one_at_a_time = self.keys.changing.lock().await;
         let recorded = self
             .landlord
             .add_tenant(&tenant, &api_key, record.as_ref())
@@ -251,6 +267,7 @@ impl Application {
         if !replayed {
             self.keys.put(api_key);
         }
+        drop(one_at_a_time);
         let (tenant, position) = self
             .finish_provisioning(outcome.tenant, command.metadata())
             .await?;
@@ -273,7 +290,9 @@ impl Application {
         metadata: Metadata,
     ) -> Result<(Tenant, Position), Error> {
         // Known from now on, though not served yet: its store is found through it.
+        let one_at_a_time = self.directory.changing.lock().await;
         let tenant = self.directory.get_or_put(tenant);
+        drop(one_at_a_time);
         let plan = self
             .catalogue
             .plan(tenant.first_plan.as_str())
@@ -299,12 +318,14 @@ impl Application {
             Ok(_) | Err(AppendError::VersionConflict) => {}
             Err(error) => return Err(Error::of_append(tenant.id, error)),
         }
+        let one_at_a_time = self.directory.changing.lock().await;
         self.landlord.mark_ready(tenant.id).await?;
         let tenant = Tenant {
             ready: true,
             ..Tenant::clone(&tenant)
         };
         self.directory.put(tenant.clone());
+        drop(one_at_a_time);
         Ok((tenant, store.ledger.head().position))
     }
 

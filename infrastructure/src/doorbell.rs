@@ -5,8 +5,7 @@
 //! here. While the notifying connection is busy, rings gather, one a tenant.
 //!
 //! A notification that nobody listened to is gone. So whoever begins to listen, at the start or
-//! after a lost connection, rings for every tenant of the shard. A connection that is lost without
-//! a word is told by silence: every node also notifies itself now and then.
+//! after a lost connection (see `listener.rs`), rings for every tenant of the shard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,23 +14,16 @@ use std::time::Duration;
 use application::doorbell::{Doorbell, Mailbox};
 use domain::ids::{Position, TenantId};
 use metrics::counter;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::listener::{HEARTBEAT, Heard, Lost, PATIENCE, PAUSE_MAX, PAUSE_MIN, listen};
+
 const CHANNEL: &str = "digital_card";
-/// How often a node notifies itself.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// A listening connection on which nothing came for so long is lost.
-const SILENCE_MAX: Duration = Duration::from_secs(25);
-/// How long a connection or a statement may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The first pause before another connection; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The tenants of a shard.
 pub trait Residents: Send + Sync {
@@ -65,13 +57,13 @@ impl ShardDoorbell {
             unsent: HashMap::new(),
         };
         let listener = Listener {
-            shard: shard.clone(),
             doorbell: doorbell.clone(),
             node,
             residents,
         };
         tasks.spawn(stop.clone().run_until_cancelled_owned(sender.run()));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(listener.run()));
+        let listening = listen(shard.clone(), CHANNEL, move |heard| listener.hear(heard));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(listening));
         tasks.close();
         Self {
             stop: stop.drop_guard(),
@@ -84,19 +76,6 @@ impl ShardDoorbell {
         drop(self.stop);
         self.tasks.wait().await;
     }
-}
-
-/// Why a connection is given up.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-    #[error("no answer in time")]
-    Slow(#[from] tokio::time::error::Elapsed),
-    #[error("nothing came for too long")]
-    Silent,
-    #[error("the server closed it")]
-    Closed,
 }
 
 struct Sender {
@@ -116,7 +95,7 @@ impl Sender {
                 Ok(mut connection) => self.send_over(&mut connection, &mut pause).await,
                 Err(lost) => lost,
             };
-            complain("notifying", &lost);
+            lost.complain("notifying", CHANNEL);
             tokio::time::sleep(pause).await;
             pause = PAUSE_MAX.min(pause * 2);
         }
@@ -140,15 +119,12 @@ impl Sender {
         }
     }
 
-    /// Sends what is unsent, or else a word to itself.
+    /// Sends what is unsent; with nothing unsent, finds out whether the connection is there.
     async fn send(&mut self, connection: &mut PgConnection) -> Result<(), Lost> {
         let node = self.node;
         let rings = self.unsent.iter();
         let rings = rings.map(|(tenant, position)| format!("{node} {tenant} {position}"));
-        let mut words: Vec<_> = rings.collect();
-        if words.is_empty() {
-            words.push(node.to_string());
-        }
+        let words: Vec<_> = rings.collect();
         let notify = sqlx::query("select pg_notify($1, word) from unnest($2::text[]) word")
             .bind(CHANNEL)
             .bind(&words)
@@ -160,57 +136,24 @@ impl Sender {
 }
 
 struct Listener {
-    shard: PgConnectOptions,
     doorbell: Doorbell,
     node: Uuid,
     residents: Arc<dyn Residents>,
 }
 
 impl Listener {
-    async fn run(self) {
-        let mut pause = PAUSE_MIN;
-        loop {
-            let lost = match self.connect().await {
-                Ok(listener) => self.listen_on(listener, &mut pause).await,
-                Err(lost) => lost,
-            };
-            complain("listening", &lost);
-            tokio::time::sleep(pause).await;
-            pause = PAUSE_MAX.min(pause * 2);
-        }
-    }
-
-    async fn connect(&self) -> Result<PgListener, Lost> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(PATIENCE)
-            .connect_lazy_with(self.shard.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        timeout(PATIENCE, listener.listen(CHANNEL)).await??;
-        Ok(listener)
-    }
-
-    /// Rings for all, then for what comes, until the connection is lost; the pause is short again
-    /// once something has come.
-    async fn listen_on(&self, mut listener: PgListener, pause: &mut Duration) -> Lost {
-        for tenant in self.residents.all() {
-            self.doorbell.ring_here(tenant, 0);
-        }
-        loop {
-            match timeout(SILENCE_MAX, listener.try_recv()).await {
-                Ok(Ok(Some(notification))) => {
-                    *pause = PAUSE_MIN;
-                    self.hear(notification.payload());
+    fn hear(&self, heard: Heard<'_>) {
+        match heard {
+            Heard::Beginning => {
+                for tenant in self.residents.all() {
+                    self.doorbell.ring_here(tenant, 0);
                 }
-                Ok(Ok(None)) => return Lost::Closed,
-                Ok(Err(error)) => return error.into(),
-                Err(_silence) => return Lost::Silent,
             }
+            Heard::Word(word) => self.hear_word(word),
         }
     }
 
-    fn hear(&self, word: &str) {
+    fn hear_word(&self, word: &str) {
         let mut parts = word.split(' ');
         let node = parts.next().and_then(|it| it.parse().ok());
         if node == Some(self.node) {
@@ -225,12 +168,4 @@ impl Listener {
             self.doorbell.ring_here(tenant, position);
         }
     }
-}
-
-fn complain(what: &'static str, lost: &Lost) {
-    counter!("doorbell_connections_lost_total").increment(1);
-    tracing::warn!(
-        error = lost as &dyn std::error::Error,
-        "the connection for {what} is lost; connecting again"
-    );
 }

@@ -2,12 +2,14 @@
 //!
 //! One transaction a method, each on disk before it is answered. Who comes second with a slug or
 //! an idempotency key is told by `on conflict … do nothing` having inserted nothing: no error to
-//! interpret, and the same on every engine.
+//! interpret, and the same on every engine. What changes is news to the other nodes, told by the
+//! transaction that changes it: no crash comes between the two.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use application::keys::ApiKey;
+use application::news::News;
 use application::ports::{
     IdempotencyRecord, Landlord, LandlordError, Recorded, RecordedOutcome, Unavailable,
 };
@@ -20,6 +22,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
 use crate::database::{Database, unavailable};
+use crate::news::{CHANNEL, word};
 use crate::portable::postgres::PostgresDatabase;
 use crate::portable::{Engine, Row, Statement, Transaction, statement};
 use crate::projections::{row, search};
@@ -33,6 +36,9 @@ pub(crate) const THE_DATABASE: &str = "the landlord's database";
 /// The columns of `tenants`, in the order that [`tenant`] reads them.
 pub(crate) const TENANT_COLUMNS: &str = "tenants.id, tenants.name, tenants.slug, tenants.first_plan, tenants.isolation, \
      tenants.created_at, tenants.ready, tenants.shard";
+
+/// The columns of `api_keys`, in the order that [`key`] reads them.
+const KEY_COLUMNS: &str = "id, hash, role, tenant_id, name, created_at";
 
 /// Opens the landlord's database file, making it if it is not there.
 ///
@@ -86,30 +92,30 @@ impl LandlordDatabase {
         }
     }
 
-    async fn all_tenants(&self) -> Result<Vec<Tenant>, sqlx::Error> {
-        let sql = format!("select {TENANT_COLUMNS} from tenants order by id");
-        let rows = self.database.read(statement(sql)).await?;
-        rows.iter().map(tenant).collect()
-    }
-
-    async fn all_shards(&self) -> Result<Vec<Shard>, sqlx::Error> {
-        let sql = "select name, url, open from shards order by name";
-        let rows = self.database.read(statement(sql)).await?;
-        rows.iter().map(shard).collect()
-    }
-
-    async fn keys_in_force(&self) -> Result<Vec<ApiKey>, sqlx::Error> {
-        let sql = "select id, hash, role, tenant_id, name, created_at from api_keys \
-                   where revoked_at is null order by id";
-        let rows = self.database.read(statement(sql)).await?;
-        rows.iter().map(key).collect()
+    /// What a statement finds, read by `read`.
+    async fn found<T>(
+        &self,
+        select: Statement,
+        read: fn(&Row) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, Unavailable> {
+        let found = self.database.read(select).await;
+        found
+            .and_then(|rows| rows.iter().map(read).collect())
+            .map_err(unavailable(THE_DATABASE))
     }
 }
 
 #[async_trait]
 impl Landlord for LandlordDatabase {
     async fn tenants(&self) -> Result<Vec<Tenant>, Unavailable> {
-        self.all_tenants().await.map_err(unavailable(THE_DATABASE))
+        let sql = format!("select {TENANT_COLUMNS} from tenants order by id");
+        self.found(statement(sql), tenant).await
+    }
+
+    async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, Unavailable> {
+        let sql = format!("select {TENANT_COLUMNS} from tenants where id = $1");
+        let found = self.found(statement(sql).bind(id.to_string()), tenant);
+        Ok(found.await?.pop())
     }
 
     async fn add_tenant(
@@ -122,13 +128,16 @@ impl Landlord for LandlordDatabase {
     }
 
     async fn mark_ready(&self, tenant: TenantId) -> Result<(), Unavailable> {
-        let mark = statement("update tenants set ready = 1 where id = $1").bind(tenant.to_string());
+        let mark = statement("update tenants set ready = 1 where id = $1 returning id")
+            .bind(tenant.to_string())
+            .notify(CHANNEL, word(News::Tenant(tenant)));
         let marked = self.database.write(mark).await;
         marked.map(drop).map_err(unavailable(THE_DATABASE))
     }
 
     async fn shards(&self) -> Result<Vec<Shard>, Unavailable> {
-        self.all_shards().await.map_err(unavailable(THE_DATABASE))
+        let sql = "select name, url, open from shards order by name";
+        self.found(statement(sql), shard).await
     }
 
     async fn add_shard(&self, shard: &Shard) -> Result<bool, Unavailable> {
@@ -137,15 +146,23 @@ impl Landlord for LandlordDatabase {
         let insert = statement(sql)
             .bind(shard.name.as_str())
             .bind(shard.url.to_string())
-            .bind(i64::from(shard.open));
+            .bind(i64::from(shard.open))
+            .notify(CHANNEL, word(News::Shards));
         let added = self.database.write(insert).await;
         Ok(!added.map_err(unavailable(THE_DATABASE))?.is_empty())
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable> {
-        self.keys_in_force()
-            .await
-            .map_err(unavailable(THE_DATABASE))
+        let sql =
+            format!("select {KEY_COLUMNS} from api_keys where revoked_at is null order by id");
+        self.found(statement(sql), key).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, Unavailable> {
+        let sql =
+            format!("select {KEY_COLUMNS} from api_keys where id = $1 and revoked_at is null");
+        let found = self.found(statement(sql).bind(id.to_string()), key);
+        Ok(found.await?.pop())
     }
 
     async fn add_key(
@@ -161,17 +178,15 @@ impl Landlord for LandlordDatabase {
                    returning id";
         let revoke = statement(sql)
             .bind(id.to_string())
-            .bind(at.timestamp_micros());
+            .bind(at.timestamp_micros())
+            .notify(CHANNEL, word(News::Key(id)));
         let revoked = self.database.write(revoke).await;
         let revoked = revoked.map_err(unavailable(THE_DATABASE))?;
         Ok(!revoked.is_empty())
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
-        let found = self.database.read(remembered(key)).await;
-        found
-            .and_then(|found| found.first().map(outcome).transpose())
-            .map_err(unavailable(THE_DATABASE))
+        Ok(self.found(remembered(key), outcome).await?.pop())
     }
 }
 
@@ -216,11 +231,12 @@ fn insert_tenant(tenant: &Tenant) -> Statement {
         .bind(tenant.created_at.timestamp_micros())
         .bind(i64::from(tenant.ready))
         .bind(tenant.shard.as_ref().map(Slug::as_str))
+        .notify(CHANNEL, word(News::Tenant(tenant.id)))
 }
 
 fn insert_key(key: &ApiKey) -> Statement {
     let sql = "insert into api_keys (id, hash, role, tenant_id, name, created_at) \
-               values ($1, $2, $3, $4, $5, $6)";
+               values ($1, $2, $3, $4, $5, $6) returning id";
     statement(sql)
         .bind(key.id.to_string())
         .bind(key.hash.as_slice())
@@ -228,6 +244,7 @@ fn insert_key(key: &ApiKey) -> Statement {
         .bind(key.tenant.map(|tenant| tenant.to_string()))
         .bind(key.name.as_str())
         .bind(key.created_at.timestamp_micros())
+        .notify(CHANNEL, word(News::Key(key.id)))
 }
 
 /// Remembers the answer to give again; or answers what was remembered before under its key.

@@ -5,6 +5,7 @@
 
 pub mod database;
 pub mod doorbell;
+mod listener;
 pub mod portable;
 
 pub mod ledger;
@@ -14,5 +15,6 @@ pub mod tenants;
 pub mod projections;
 
 pub mod landlord;
+pub mod news;
 
 pub mod clock;

@@ -88,6 +88,14 @@ pub trait Transaction: Send {
 pub struct Statement {
     sql: Cow<'static, str>,
     values: Vec<Value>,
+    notice: Option<Notice>,
+}
+
+/// A word to whoever listens.
+#[derive(Clone, Debug)]
+struct Notice {
+    channel: &'static str,
+    word: String,
 }
 
 /// A statement without values yet.
@@ -95,6 +103,7 @@ pub fn statement(sql: impl Into<Cow<'static, str>>) -> Statement {
     Statement {
         sql: sql.into(),
         values: Vec::new(),
+        notice: None,
     }
 }
 
@@ -103,6 +112,14 @@ impl Statement {
     #[must_use]
     pub fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
+        self
+    }
+
+    /// Tells a word to whoever listens on `channel`, with the commit, if a row comes back. For a
+    /// statement that ends in `returning`. An engine that serves one process has nobody to tell.
+    #[must_use]
+    pub fn notify(mut self, channel: &'static str, word: String) -> Self {
+        self.notice = Some(Notice { channel, word });
         self
     }
 }

@@ -1,10 +1,12 @@
 //! The statements on PostgreSQL, over a pool that any number of nodes may have the like of.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, PgPool, Postgres};
 
-use super::{Engine, Row, Statement, Transaction, query};
+use super::{Engine, Notice, Row, Statement, Transaction, Value, query};
 use crate::database::SchemaTooNew;
 
 /// A PostgreSQL database.
@@ -37,6 +39,24 @@ impl PostgresDatabase {
     }
 }
 
+/// A statement's text and values, its word told by the same statement. That takes a lock of the
+/// whole cluster at the commit, so it is for what changes rarely.
+fn with_notice(statement: Statement) -> (Cow<'static, str>, Vec<Value>) {
+    let Statement {
+        sql,
+        mut values,
+        notice,
+    } = statement;
+    let Some(Notice { channel, word }) = notice else {
+        return (sql, values);
+    };
+    values.extend([channel.into(), word.into()]);
+    let (word, channel) = (values.len(), values.len() - 1);
+    let sql =
+        format!("with done as ({sql}) select done.*, pg_notify(${channel}, ${word}) from done");
+    (sql.into(), values)
+}
+
 /// Why the schema was not brought up to date.
 fn refused(error: MigrateError, migrator: &Migrator) -> sqlx::Error {
     let known = migrator.iter().map(|it| it.version).max().unwrap_or(0);
@@ -51,9 +71,8 @@ fn refused(error: MigrateError, migrator: &Migrator) -> sqlx::Error {
 #[async_trait]
 impl Engine for PostgresDatabase {
     async fn read(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
-        let found = query(&statement.sql, statement.values)
-            .fetch_all(&self.pool)
-            .await?;
+        let (sql, values) = with_notice(statement);
+        let found = query(&sql, values).fetch_all(&self.pool).await?;
         Ok(found.into_iter().map(Row::Postgres).collect())
     }
 
@@ -84,9 +103,8 @@ impl Engine for PostgresDatabase {
 #[async_trait]
 impl Transaction for sqlx::Transaction<'static, Postgres> {
     async fn run(&mut self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
-        let found = query(&statement.sql, statement.values)
-            .fetch_all(&mut **self)
-            .await?;
+        let (sql, values) = with_notice(statement);
+        let found = query(&sql, values).fetch_all(&mut **self).await?;
         Ok(found.into_iter().map(Row::Postgres).collect())
     }
 

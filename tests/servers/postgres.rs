@@ -2,7 +2,7 @@
 //! reached by a socket in it, so that no port can be anybody else's. It ends with the test
 //! process, however that ends.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -12,8 +12,8 @@ use sqlx::postgres::PgConnectOptions;
 /// A running cluster, shared by the tests of a process.
 pub struct Cluster {
     directory: PathBuf,
-    /// Its standard input is what the cluster lives by.
-    _keeper: Child,
+    /// Its standard input is what the cluster lives by, and where it is told to stop or start.
+    keeper: Child,
 }
 
 /// Makes the cluster, starts it, says where it is, and stops it when nobody holds the input any
@@ -30,20 +30,32 @@ fi
 cd "$directory"
 "${as[@]}" "$BIN/initdb" --pgdata=data --username=tests --auth=trust --no-sync \
   >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
-"${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
-  </dev/null >server.log 2>&1 &
-server=$!
-ready=
-for _ in $(seq 300); do
-  "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && { ready=yes; break; }
-  kill -0 "$server" || break
-  sleep 0.1 # a server that starts has nothing to be waited on
-done
-[ "$ready" ] || { cat server.log >&2; exit 1; }
+server=
+start() {
+  "${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
+    </dev/null >>server.log 2>&1 &
+  server=$!
+  ready=
+  for _ in $(seq 300); do
+    "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && { ready=yes; break; }
+    kill -0 "$server" || break
+    sleep 0.1 # a server that starts has nothing to be waited on
+  done
+  [ "$ready" ] || { cat server.log >&2; exit 1; }
+}
+stop() {
+  [ "$server" ] || return 0
+  kill -INT "$server"
+  wait "$server" || true
+  server=
+}
+start
 echo "$directory"
-cat >/dev/null
-kill -INT "$server"
-wait "$server" || true
+while read -r order; do
+  "$order"
+  echo "$order"
+done
+stop
 "#;
 
 impl Cluster {
@@ -53,7 +65,8 @@ impl Cluster {
         &CLUSTER
     }
 
-    fn start() -> Self {
+    /// A cluster of the caller's own, that it may stop.
+    pub fn start() -> Self {
         let mut keeper = Command::new("bash")
             .args(["-c", KEEPER])
             .env("BIN", binaries())
@@ -70,8 +83,29 @@ impl Cluster {
         );
         Self {
             directory: directory.trim_end().into(),
-            _keeper: keeper,
+            keeper,
         }
+    }
+
+    /// Stops the server, which cuts every connection.
+    #[allow(dead_code, reason = "not every test binary stops a server")]
+    pub fn stop(&mut self) {
+        self.order("stop");
+    }
+
+    /// Starts the stopped server, with the data it had.
+    #[allow(dead_code, reason = "not every test binary stops a server")]
+    pub fn start_again(&mut self) {
+        self.order("start");
+    }
+
+    fn order(&mut self, order: &str) {
+        let orders = self.keeper.stdin.as_mut().expect("piped");
+        writeln!(orders, "{order}").expect("the keeper listens");
+        let mut done = String::new();
+        let said = self.keeper.stdout.as_mut().expect("piped");
+        BufReader::new(said).read_line(&mut done).expect("readable");
+        assert_eq!(done.trim_end(), order, "what went wrong is above");
     }
 
     /// How to reach it.

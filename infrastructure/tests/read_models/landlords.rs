@@ -73,9 +73,14 @@ pub fn pool(database: &PgConnectOptions) -> PgPool {
 
 /// An empty database.
 pub async fn new_database() -> PgConnectOptions {
+    new_database_in(Cluster::shared()).await
+}
+
+/// An empty database in a cluster.
+pub async fn new_database_in(cluster: &Cluster) -> PgConnectOptions {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let name = format!("landlord_{}", MADE.fetch_add(1, Ordering::Relaxed));
-    let cluster = Cluster::shared().options();
+    let cluster = cluster.options();
     let mut connection = cluster.connect().await.expect("a connection");
     sqlx::query(&format!("create database {name}"))
         .execute(&mut connection)

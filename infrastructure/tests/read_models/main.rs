@@ -13,6 +13,7 @@ mod cards_sqlite;
 mod cluster;
 mod engines;
 mod exchange;
+mod news;
 mod nodes;
 mod overviews;
 mod records;

@@ -75,6 +75,12 @@ async fn what_was_recorded_is_found_as_it_was<E: LandlordUnderTest>() {
         records.tenants().await.expect("tenants"),
         vec![acme.clone()]
     );
+    let found = records.tenant(acme.id).await.expect("an answer");
+    assert_eq!(found, Some(acme.clone()));
+    assert_eq!(records.tenant(tenant_id(9)).await.expect("an answer"), None);
+    let found = records.key(staff.id).await.expect("an answer");
+    assert_eq!(found, Some(staff.clone()));
+    assert_eq!(records.key(key(9).id).await.expect("an answer"), None);
     assert_eq!(records.keys().await.expect("keys"), [acmes_key, staff]);
 
     records.mark_ready(acme.id).await.expect("marked");
@@ -210,4 +216,5 @@ async fn a_key_is_revoked_once_and_is_then_in_force_no_more<E: LandlordUnderTest
             .expect("an answer")
     );
     assert_eq!(records.keys().await.expect("keys"), []);
+    assert_eq!(records.key(key(1).id).await.expect("an answer"), None);
 }

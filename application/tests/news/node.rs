@@ -1,7 +1,4 @@
-//! News of the landlord's records: what this node remembers follows them.
-//!
-//! The records are in memory here, because no real database answers late or fails on command.
-//! Time is tokio's paused clock, so pauses between tries take none.
+//! A node over records in memory.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,15 +6,14 @@ use std::time::Duration;
 
 use application::Application;
 use application::doorbell::Doorbell;
-use application::error::Error;
-use application::keys::{ApiKey, KeyRing, NewKey, Secret, Seed};
+use application::keys::{ApiKey, KeyRing, Secret, Seed};
 use application::news::{LandlordNews, News, follow_news};
 use application::ports::{
     Agenda, Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random, Recorded,
     RecordedOutcome, TenantStore, TenantStores, Unavailable,
 };
 use application::scope::{Command, Role, Scope};
-use application::shards::{Shard, UrlReference};
+use application::shards::Shard;
 use application::subscribers::Subscribers;
 use application::tenants::{
     Directory, Isolation, NewTenant, Tenant, TenantFilter, TenantOverview, TenantPage,
@@ -33,226 +29,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-#[tokio::test(start_paused = true)]
-async fn a_key_made_elsewhere_opens_here_and_one_revoked_elsewhere_opens_nothing() {
-    let node = Node::start(Records::default());
-    node.records.change(|it| it.keys.push(key(1)));
-    node.hear(News::Key(key(1).id)).await;
-    assert!(node.opens(1));
-    node.records.change(|it| it.keys.clear());
-    node.hear(News::Key(key(1).id)).await;
-    assert!(!node.opens(1));
-    assert_eq!(node.records.all_read(), 0, "one row is read, not all");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tenant_recorded_elsewhere_is_known_here_and_ready_when_it_is_there() {
-    let node = Node::start(Records::default());
-    node.records.change(|it| it.tenants.push(tenant(1)));
-    node.hear(News::Tenant(tenant(1).id)).await;
-    assert_eq!(node.knows(1), Some(tenant(1)));
-    node.records.change(|it| it.tenants[0].ready = true);
-    node.hear(News::Tenant(tenant(1).id)).await;
-    assert!(node.knows(1).expect("known").ready);
-    assert_eq!(node.records.all_read(), 0, "one row is read, not all");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shard_recorded_elsewhere_is_known_here() {
-    let node = Node::start(Records::default());
-    let shard = Shard {
-        name: slug("second"),
-        url: UrlReference::Store,
-        open: true,
-    };
-    node.records.change(|it| it.shards.push(shard.clone()));
-    node.hear(News::Shards).await;
-    assert_eq!(node.application.shards.all(), [shard]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn everything_takes_the_place_of_what_was_remembered() {
-    let node = Node::start(Records {
-        keys: vec![key(1), key(2)],
-        tenants: vec![tenant(1)],
-        ..Records::default()
-    });
-    node.records.change(|it| {
-        it.keys = vec![key(2), key(3)];
-        it.tenants = vec![tenant(2)];
-    });
-    node.hear(News::Everything).await;
-    assert_eq!([1, 2, 3].map(|n| node.opens(n)), [false, true, true]);
-    assert_eq!(node.knows(1), None);
-    assert_eq!(node.knows(2), Some(tenant(2)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_configured_key_opens_whatever_the_records_say() {
-    let node = Node::start(Records::default());
-    node.application.keys.put_configured(key(1));
-    node.hear(News::Everything).await;
-    node.hear(News::Key(key(1).id)).await;
-    assert!(node.opens(1));
-    let listed = node.application.all_keys(&command().scope).await;
-    assert_eq!(listed.expect("keys"), [key(1)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_read_later_and_holds_up_nothing_else() {
-    let node = Node::start(Records {
-        keys: vec![key(1)],
-        tenants_fail: 20,
-        ..Records::default()
-    });
-    node.records.change(|it| {
-        it.keys.clear();
-        it.tenants.push(tenant(1));
-    });
-    node.news.tell(News::Tenant(tenant(1).id));
-    node.hear(News::Key(key(1).id)).await;
-    assert!(!node.opens(1));
-    assert_eq!(node.knows(1), None);
-    node.until(|node| node.knows(1).is_some()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn tenants_that_cannot_be_read_keep_no_revoked_key_in_force() {
-    let node = Node::start(Records {
-        keys: vec![key(1)],
-        tenants_fail: usize::MAX,
-        ..Records::default()
-    });
-    node.records.change(|it| it.keys.clear());
-    node.hear(News::Everything).await;
-    node.until(|node| !node.opens(1)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_never_comes_is_asked_for_again() {
-    let node = Node::start(Records::default());
-    node.records.change(|it| it.keys.push(key(1)));
-    node.records.hold();
-    node.news.tell(News::Key(key(1).id));
-    node.records.asked().await;
-    tokio::time::advance(Duration::from_secs(6)).await;
-    node.records.asked().await;
-    node.records.release();
-    node.until(|node| node.opens(1)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn more_news_than_can_wait_is_everything() {
-    let node = Node::start(Records::default());
-    let many: Vec<_> = (0..5_000).map(key).collect();
-    node.records.change(|it| it.keys = many.clone());
-    for key in &many {
-        node.news.tell(News::Key(key.id));
-    }
-    node.until(|node| node.opens(4_999)).await;
-    assert!(node.opens(0));
-    assert_eq!(node.records.all_read(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_made_here_while_everything_is_read_stays() {
-    let node = Node::start(Records::default());
-    node.records.hold();
-    node.news.tell(News::Everything);
-    node.records.asked().await;
-    let application = Arc::clone(&node.application);
-    let made = node.meanwhile(async move {
-        let new = NewKey {
-            role: Role::Auditor,
-            name: name("audit"),
-            tenant: None,
-        };
-        let made = application.create_key(&command(), new, &seed()).await;
-        made.expect("made").value.secret
-    });
-    let secret = made.await.expect("no panic");
-    node.hear(News::Key(key(9).id)).await;
-    assert!(node.application.keys.authenticate(&secret).is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_first_key_of_a_tenant_made_here_while_everything_is_read_stays() {
-    let node = Node::start(Records::default());
-    node.records.hold();
-    node.news.tell(News::Everything);
-    node.records.asked().await;
-    let application = Arc::clone(&node.application);
-    let made = node.meanwhile(async move {
-        let new = NewTenant {
-            name: name("Acme"),
-            slug: slug("acme"),
-            plan: "free".to_owned().try_into().expect("a plan's key"),
-            isolation: Isolation::Shared,
-        };
-        // There are no stores here, so the tenant is recorded but not made ready.
-        application.provision_tenant(&command(), new, &seed()).await
-    });
-    assert!(matches!(
-        made.await.expect("no panic"),
-        Err(Error::Unavailable(_))
-    ));
-    node.hear(News::Key(key(9).id)).await;
-    let listed = node.application.all_keys(&command().scope).await;
-    assert_eq!(listed.expect("keys").len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_revoked_here_while_everything_is_read_opens_nothing() {
-    let node = Node::start(Records {
-        keys: vec![key(1)],
-        ..Records::default()
-    });
-    node.records.hold();
-    node.news.tell(News::Everything);
-    node.records.asked().await;
-    let application = Arc::clone(&node.application);
-    let revoked =
-        node.meanwhile(async move { application.revoke_key(&command().scope, key(1).id).await });
-    revoked.await.expect("no panic").expect("revoked");
-    node.hear(News::Key(key(9).id)).await;
-    assert!(!node.opens(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_hears_that_a_key_is_revoked_already_can_rely_on_it() {
-    let node = Node::start(Records {
-        keys: vec![key(1)],
-        ..Records::default()
-    });
-    node.records.change(|it| it.keys.clear());
-    let scope = command().scope;
-    let revoked = node.application.revoke_key(&scope, key(1).id).await;
-    assert!(matches!(revoked, Err(Error::NotFound("key"))));
-    assert!(!node.opens(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_ends_it_also_while_it_waits_for_an_answer() {
-    let node = Node::start(Records::default());
-    node.records.hold();
-    node.news.tell(News::Everything);
-    node.records.asked().await;
-    node.stop.cancel();
-    node.following.await.expect("no panic");
-}
-
 /// A node that follows the news.
-struct Node {
-    application: Arc<Application>,
-    records: Arc<ScriptedLandlord>,
-    news: LandlordNews,
-    stop: CancellationToken,
-    following: JoinHandle<()>,
+pub struct Node {
+    pub application: Arc<Application>,
+    pub records: Arc<ScriptedLandlord>,
+    pub news: LandlordNews,
+    pub stop: CancellationToken,
+    pub following: JoinHandle<()>,
 }
 
 impl Node {
     /// A node that has read these records.
-    fn start(records: Records) -> Self {
+    pub fn start(records: Records) -> Self {
         let (directory, keys) = (
             Directory::new(records.tenants.clone()),
             KeyRing::new(records.keys.clone()),
@@ -296,7 +84,7 @@ impl Node {
     }
 
     /// Tells news and waits until the records were asked and have answered.
-    async fn hear(&self, news: News) {
+    pub async fn hear(&self, news: News) {
         self.news.tell(news);
         self.records.asked().await;
         for _ in 0..20 {
@@ -305,7 +93,7 @@ impl Node {
     }
 
     /// Begins `change`, lets it come as far as it does while an answer is held, and releases it.
-    fn meanwhile<T: Send + 'static>(
+    pub fn meanwhile<T: Send + 'static>(
         &self,
         change: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
@@ -320,18 +108,18 @@ impl Node {
         })
     }
 
-    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
         while !holds(self) {
             tokio::time::advance(Duration::from_millis(100)).await;
             tokio::task::yield_now().await;
         }
     }
 
-    fn opens(&self, n: u64) -> bool {
+    pub fn opens(&self, n: u64) -> bool {
         self.application.keys.authenticate(&secret(n)).is_some()
     }
 
-    fn knows(&self, n: u64) -> Option<Tenant> {
+    pub fn knows(&self, n: u64) -> Option<Tenant> {
         let known = self.application.directory.get(tenant(n).id);
         known.map(|tenant| Tenant::clone(&tenant))
     }
@@ -341,19 +129,29 @@ fn secret(n: u64) -> Secret {
     Secret::new(format!("secret {n}"))
 }
 
-fn name(text: &str) -> DisplayName {
+pub fn name(text: &str) -> DisplayName {
     DisplayName::try_from(text.to_owned()).expect("a name")
 }
 
-fn slug(text: &str) -> Slug {
+pub fn slug(text: &str) -> Slug {
     Slug::try_from(text.to_owned()).expect("a slug")
 }
 
-fn seed() -> Seed {
+/// A tenant to make.
+pub fn acme() -> NewTenant {
+    NewTenant {
+        name: name("Acme"),
+        slug: slug("acme"),
+        plan: "free".to_owned().try_into().expect("a plan's key"),
+        isolation: Isolation::Shared,
+    }
+}
+
+pub fn seed() -> Seed {
     Seed::new(Secret::new("the asker's"))
 }
 
-fn key(n: u64) -> ApiKey {
+pub fn key(n: u64) -> ApiKey {
     ApiKey {
         id: KeyId::new(Uuid::from_u128(u128::from(n))),
         hash: secret(n).hash(),
@@ -364,7 +162,7 @@ fn key(n: u64) -> ApiKey {
     }
 }
 
-fn tenant(n: u64) -> Tenant {
+pub fn tenant(n: u64) -> Tenant {
     Tenant {
         id: TenantId::new(Uuid::from_u128(u128::from(n))),
         name: name("Acme"),
@@ -377,7 +175,7 @@ fn tenant(n: u64) -> Tenant {
     }
 }
 
-fn command() -> Command {
+pub fn command() -> Command {
     Command {
         scope: Scope {
             key: key(0).id,
@@ -394,15 +192,15 @@ fn command() -> Command {
 
 /// What is on record, and how many times asking for tenants fails first.
 #[derive(Default)]
-struct Records {
-    tenants: Vec<Tenant>,
-    keys: Vec<ApiKey>,
-    shards: Vec<Shard>,
-    tenants_fail: usize,
+pub struct Records {
+    pub tenants: Vec<Tenant>,
+    pub keys: Vec<ApiKey>,
+    pub shards: Vec<Shard>,
+    pub tenants_fail: usize,
 }
 
 /// Records that are changed behind the node's back, and answers that can be held back.
-struct ScriptedLandlord {
+pub struct ScriptedLandlord {
     records: Mutex<Records>,
     all_read: AtomicUsize,
     /// A permit for each question.
@@ -412,26 +210,26 @@ struct ScriptedLandlord {
 }
 
 impl ScriptedLandlord {
-    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
+    pub fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
         change(&mut self.records.lock().expect("not poisoned"))
     }
 
     /// How often all keys were read.
-    fn all_read(&self) -> usize {
+    pub fn all_read(&self) -> usize {
         self.all_read.load(Ordering::SeqCst)
     }
 
     /// Keeps answers back; what they say is what is on record when they are asked for.
-    fn hold(&self) {
+    pub fn hold(&self) {
         self.gate.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    fn release(&self) {
+    pub fn release(&self) {
         self.gate.add_permits(1_000);
     }
 
     /// Waits for a question.
-    async fn asked(&self) {
+    pub async fn asked(&self) {
         self.asked.acquire().await.expect("open").forget();
     }
 
@@ -580,7 +378,7 @@ impl Clock for Epoch {
 
 /// Ids and secrets in a row.
 #[derive(Default)]
-struct Counter(AtomicU64);
+pub struct Counter(AtomicU64);
 
 impl Counter {
     fn next(&self) -> u64 {

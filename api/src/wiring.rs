@@ -14,6 +14,7 @@ use application::Application;
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
+use application::news::{LandlordNews, follow_news};
 use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
 use application::processes::run_timer;
 use application::scope::Role;
@@ -42,6 +43,7 @@ pub struct Service {
     /// The use cases.
     pub application: Arc<Application>,
     engine: Arc<dyn Engine>,
+    news: LandlordNews,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -50,6 +52,8 @@ pub struct Service {
 struct Adapters {
     directory: Arc<Directory>,
     shards: Arc<Shards>,
+    /// What other nodes change; never told on the embedded store.
+    news: LandlordNews,
     landlord: Arc<LandlordDatabase>,
     overviews: Arc<LandlordReadModel>,
     stores: Arc<dyn TenantStores>,
@@ -114,6 +118,7 @@ impl Service {
         Ok(Self {
             application: Arc::new(application),
             engine: adapters.engine,
+            news: adapters.news,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -132,7 +137,9 @@ impl Service {
             let mut bytes = [0; 16];
             bytes.copy_from_slice(&Sha256::digest(secret.hash())[..16]);
             let id = KeyId::new(Builder::from_custom_bytes(bytes).into_uuid());
-            application.keys.put(self.of_landlord(id, &secret)?);
+            application
+                .keys
+                .put_configured(self.of_landlord(id, &secret)?);
             return Ok(LandlordKey::Configured);
         }
         let known = application.landlord.keys().await?;
@@ -171,6 +178,9 @@ impl Service {
         }
         let timer = run_timer(Arc::clone(&self.application), self.stop.clone());
         self.tasks.spawn(timer);
+        let application = Arc::clone(&self.application);
+        let follow = follow_news(application, self.news.clone(), self.stop.clone());
+        self.tasks.spawn(follow);
         self.tasks.close();
     }
 

@@ -28,6 +28,12 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(300);
 /// A connection that was unused for longer is asked whether it still is one before it is used
 /// again: a server takes longer to restart.
 const TRUSTED_FOR: Duration = Duration::from_millis(500);
+/// How long the server lets a statement run, wait for a lock, and leave a transaction open.
+const LIMITS: [(&str, &str); 3] = [
+    ("statement_timeout", "60s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
 /// Whose fault it is when it cannot be had.
 const WHAT: &str = "the tenant's shard";
 
@@ -49,7 +55,10 @@ pub fn address(url: &str) -> Option<PgConnectOptions> {
 /// when they have grown, that plan reads all of them for every card (a quarter of the issuances/s
 /// at 64 connections).
 pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
-    let database = database.clone().options([("enable_seqscan", "off")]);
+    let database = database
+        .clone()
+        .options([("enable_seqscan", "off")])
+        .options(LIMITS);
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(CONNECTION_WAIT_MAX)

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::news::LandlordNews;
 use application::ports::{Clock, Landlord, Unavailable};
 use application::shards::Shards;
 use application::tenants::Directory;
@@ -47,6 +48,7 @@ pub(super) async fn open(
     Ok(Adapters {
         directory: Arc::new(Directory::new(landlord.tenants().await?)),
         shards: Arc::new(Shards::default()),
+        news: LandlordNews::default(),
         landlord: Arc::new(landlord),
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),

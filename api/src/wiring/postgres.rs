@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::news::LandlordNews;
 use application::ports::{Clock, Landlord, Random, Unavailable};
 use application::shards::{Shard, Shards, UrlReference};
 use application::tenants::Directory;
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use domain::ids::Slug;
 use infrastructure::clock::SystemRandom;
 use infrastructure::landlord::{self, LandlordDatabase};
+use infrastructure::news::hear_news;
 use infrastructure::portable::postgres::PostgresDatabase;
 use infrastructure::projections::cards::postgres::PostgresCardsProjection;
 use infrastructure::projections::landlord::LandlordReadModel;
@@ -52,6 +54,9 @@ pub(super) async fn open(
 
     let directory = Arc::new(Directory::new(landlord.tenants().await?));
     let shards = Arc::new(Shards::new(landlord.shards().await?));
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let news = LandlordNews::default();
+    tasks.spawn(hear_news(store.clone(), news.clone(), stop.clone()));
     let node = Node {
         id: SystemRandom.id(),
         store,
@@ -68,12 +73,12 @@ pub(super) async fn open(
         Arc::clone(clock),
         doorbell.clone(),
     );
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(stores.clone().follow_other_nodes(stop.clone()));
     tasks.close();
     Ok(Adapters {
         directory,
         shards,
+        news,
         landlord: Arc::new(landlord),
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),

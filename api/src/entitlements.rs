@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use application::entitlements::{Lock, ModuleState, TenantEntitlements, TenantUsage};
-use application::error::Error;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::card::Status;
@@ -176,8 +175,8 @@ pub async fn get_entitlements(
     Caller(scope): Caller,
     InQuery(fresh): InQuery<Fresh>,
 ) -> Result<Json<EntitlementsBody>, Problem> {
-    let entitlements = api.application.entitlements(&scope).await?;
-    require_fresh(&fresh, entitlements.as_of)?;
+    let at_least = fresh.at_least.unwrap_or_default();
+    let entitlements = api.application.entitlements(&scope, at_least).await?;
     Ok(Json(entitlements.into()))
 }
 
@@ -191,9 +190,8 @@ pub async fn list_modules(
     Caller(scope): Caller,
     InQuery(fresh): InQuery<Fresh>,
 ) -> Result<Json<Page<ModuleBody>>, Problem> {
-    let as_of = api.application.usage(&scope).await?.as_of;
-    require_fresh(&fresh, as_of)?;
-    let modules = api.application.modules(&scope).await?;
+    let at_least = fresh.at_least.unwrap_or_default();
+    let modules = api.application.modules(&scope, at_least).await?;
     let items = modules
         .into_iter()
         .map(|module| ModuleBody::of(module, &api));
@@ -210,17 +208,9 @@ pub async fn get_usage(
     Caller(scope): Caller,
     InQuery(fresh): InQuery<Fresh>,
 ) -> Result<Json<UsageBody>, Problem> {
-    let usage = api.application.usage(&scope).await?;
-    require_fresh(&fresh, usage.as_of)?;
+    let at_least = fresh.at_least.unwrap_or_default();
+    let usage = api.application.usage(&scope, at_least).await?;
     Ok(Json(usage.into()))
-}
-
-/// These pages are read from the ledger's head, which is as fresh as this node can be.
-fn require_fresh(fresh: &Fresh, as_of: Position) -> Result<(), Problem> {
-    match fresh.at_least {
-        Some(position) if position > as_of => Err(Error::Behind { position }.into()),
-        Some(_) | None => Ok(()),
-    }
 }
 
 impl From<TenantEntitlements> for EntitlementsBody {

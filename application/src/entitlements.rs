@@ -73,9 +73,13 @@ pub struct TenantUsage {
 }
 
 impl Application {
-    /// What the asker's tenant has.
-    pub async fn entitlements(&self, scope: &Scope) -> Result<TenantEntitlements, Error> {
-        let head = self.head(scope).await?;
+    /// What the asker's tenant has, at position `at_least` or after it.
+    pub async fn entitlements(
+        &self,
+        scope: &Scope,
+        at_least: Position,
+    ) -> Result<TenantEntitlements, Error> {
+        let head = self.head(scope, at_least).await?;
         let now = self.clock.now();
         let terms = head
             .subscription
@@ -92,9 +96,14 @@ impl Application {
         })
     }
 
-    /// Which modules the asker's tenant has, and what would unlock the others.
-    pub async fn modules(&self, scope: &Scope) -> Result<Vec<ModuleState>, Error> {
-        let head = self.head(scope).await?;
+    /// Which modules the asker's tenant has, and what would unlock the others, at position
+    /// `at_least` or after it.
+    pub async fn modules(
+        &self,
+        scope: &Scope,
+        at_least: Position,
+    ) -> Result<Vec<ModuleState>, Error> {
+        let head = self.head(scope, at_least).await?;
         let now = self.clock.now();
         let standing = head.subscription.standing(now);
         let module_state = |module: &Module| {
@@ -123,9 +132,9 @@ impl Application {
         Ok(self.catalogue.modules.iter().map(module_state).collect())
     }
 
-    /// How many cards the asker's tenant has.
-    pub async fn usage(&self, scope: &Scope) -> Result<TenantUsage, Error> {
-        let head = self.head(scope).await?;
+    /// How many cards the asker's tenant has, at position `at_least` or after it.
+    pub async fn usage(&self, scope: &Scope, at_least: Position) -> Result<TenantUsage, Error> {
+        let head = self.head(scope, at_least).await?;
         Ok(TenantUsage {
             usage: head.usage,
             limit: head.subscription.card_limit(self.clock.now()),
@@ -172,7 +181,16 @@ impl Application {
         .into())
     }
 
-    async fn head(&self, scope: &Scope) -> Result<Arc<Head>, Error> {
-        Ok(self.tenant_store(scope, READ).await?.ledger.head())
+    /// A position that nobody has told this node of is either in the store or nowhere.
+    async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
+        let ledger = &self.tenant_store(scope, READ).await?.ledger;
+        if ledger.head().position < at_least {
+            ledger.heard(at_least).await?;
+        }
+        let head = ledger.head();
+        match head.position < at_least {
+            true => Err(Error::Behind { position: at_least }),
+            false => Ok(head),
+        }
     }
 }

@@ -96,6 +96,10 @@ pub trait Ledger: Send + Sync {
     /// The newest state that this node has seen. In memory: no I/O, no lock held.
     fn head(&self) -> Arc<Head>;
 
+    /// Somebody says that the ledger has reached `position` (0: that it may have moved): brings
+    /// [`Self::head`] up to date, if another node has moved it.
+    async fn heard(&self, position: Position) -> Result<(), Unavailable>;
+
     /// Adds events, all or none of them, and counts them.
     ///
     /// The append belongs to the ledger once it is queued: dropping the returned future neither

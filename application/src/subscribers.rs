@@ -144,6 +144,9 @@ impl Subscribers {
         store: &TenantStore,
         at_least: Position,
     ) -> Result<(), Error> {
+        if store.ledger.head().position < at_least {
+            store.ledger.heard(at_least).await?;
+        }
         let head = store.ledger.head().position;
         let position = head.max(at_least);
         let follower = self.line(name)?.follower(store.tenant);

@@ -318,6 +318,10 @@ impl Ledger for ListLedger {
         })
     }
 
+    async fn heard(&self, _: Position) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     async fn append(&self, _: Append) -> Result<Appended, AppendError> {
         Err(AppendError::Busy)
     }

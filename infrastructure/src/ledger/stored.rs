@@ -73,19 +73,6 @@ impl<R> StoredLedger<R> {
         })
     }
 
-    /// Another node says that the ledger has reached `position`, or 0 to say that it may have
-    /// moved: brings [`Ledger::head`] up to date, if it is not.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] if it cannot be read; the next append reads it in any case.
-    pub async fn heard(&self, position: Position) -> Result<(), Unavailable> {
-        if position > 0 && self.memory.head.load().position >= position {
-            return Ok(());
-        }
-        self.writer.look().await
-    }
-
     /// Finishes what is queued; every later append is refused. The database stays open.
     pub async fn close(&self) {
         self.writer.close().await;
@@ -96,6 +83,14 @@ impl<R> StoredLedger<R> {
 impl<R: Reader> Ledger for StoredLedger<R> {
     fn head(&self) -> Arc<Head> {
         self.memory.head.load_full()
+    }
+
+    async fn heard(&self, position: Position) -> Result<(), Unavailable> {
+        let known = position > 0 && self.memory.head.load().position >= position;
+        match R::ALONE || known {
+            true => Ok(()),
+            false => self.writer.look().await,
+        }
     }
 
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {

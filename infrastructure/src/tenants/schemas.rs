@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
-use application::ports::{Clock, TenantStore, Unavailable};
+use application::ports::{Clock, Ledger, TenantStore, Unavailable};
 use domain::ids::{Position, TenantId};
 use futures::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;

@@ -33,6 +33,10 @@ impl Ledger for MemoryLedger {
         unreachable!("read models do not ask for the head")
     }
 
+    async fn heard(&self, _: Position) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     async fn append(&self, _: Append) -> Result<Appended, AppendError> {
         Err(Unavailable::new(ABSENT).into())
     }

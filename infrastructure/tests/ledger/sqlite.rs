@@ -1,8 +1,16 @@
 //! The SQLite ledger: every sentence of the conformance suite, and what only SQLite can do wrong.
 
-use application::ports::{AppendError, Appended};
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::ports::{AppendError, Appended, Ledger, Random};
+use domain::ids::TenantId;
 use futures::future::join_all;
+use infrastructure::clock::SystemRandom;
+use infrastructure::database::Database;
+use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
 use sqlx::Executor;
+use sqlx::migrate::Migrator;
 
 use crate::sentences::conformance;
 use crate::world::*;
@@ -108,6 +116,42 @@ async fn one_aggregates_history_is_found_through_its_index() {
     .await
     .expect("a plan");
     assert!(plan.3.contains("events_stream"), "{}", plan.3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_first_version_is_brought_up_to_date_with_what_it_remembers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("tenant.db");
+    let first = Migrator {
+        migrations: MIGRATOR.iter().take(1).cloned().collect(),
+        ..Migrator::DEFAULT
+    };
+    let old = Database::open(&path, &first).await.expect("a database");
+    let mut writer = old.writer().await.expect("the writer");
+    let remembered = "insert into idempotency values \
+         ('b', zeroblob(32), '\"second\"', 2, 0), ('a', zeroblob(32), '\"first\"', 1, 0)";
+    writer.execute(remembered).await.expect("executed");
+    drop(writer);
+    old.close().await.expect("closed");
+
+    let database = Database::open(&path, &MIGRATOR).await.expect("a database");
+    let clock = Arc::new(TestClock::default());
+    let tenant = TenantId::new(SystemRandom.id());
+    let doorbell = Doorbell::default();
+    let ledger = SqliteLedger::open(tenant, Arc::new(database), clock, doorbell, WAITING_MAX);
+    let ledger = ledger.await.expect("a ledger");
+    for (key, outcome, position) in [("a", "\"first\"", 1), ("b", "\"second\"", 2)] {
+        let found = ledger
+            .outcome(key)
+            .await
+            .expect("read")
+            .expect("remembered");
+        assert_eq!(
+            (found.outcome.as_str(), found.position),
+            (outcome, position)
+        );
+    }
+    assert!(ledger.outcome("c").await.expect("read").is_none());
 }
 
 async fn execute(world: &SqliteUnderTest, statement: &str) {

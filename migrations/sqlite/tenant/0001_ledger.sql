@@ -35,21 +35,13 @@ create table head (
 
 insert into head values (1, 0, zeroblob(32), 0, 0, 0, 0, 0, 0, 0, 0);
 
--- What was answered under idempotency keys, numbered in the order of the answers.
+-- What was answered under an idempotency key.
 create table idempotency (
-    number      integer primary key,
-    key         text   not null,
+    key         text   not null primary key,
     fingerprint blob   not null,
     outcome     text   not null,
     position    bigint not null,
     recorded_at bigint not null
-);
-
--- Where to find a key: 28 bits of its hash, then 35 of the number. Clients' keys come in no
--- order, so this takes many at a time, sorted; it has all numbers up to the checkpoint
--- `idempotency_index`.
-create table idempotency_index (
-    entry integer primary key
 );
 
 -- How far each subscriber is whose effect lives in this database.
@@ -57,5 +49,3 @@ create table checkpoints (
     subscriber text   not null primary key,
     position   bigint not null
 );
-
-insert into checkpoints values ('idempotency_index', 0);

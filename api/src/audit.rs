@@ -246,7 +246,8 @@ impl EventBody {
     }
 }
 
-fn exact(time: DateTime<Utc>) -> String {
+/// A time to the microsecond, which is how times are kept.
+pub(crate) fn exact(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 

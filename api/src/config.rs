@@ -60,8 +60,30 @@ pub enum Role {
         /// The file; `-` is standard input
         file: PathBuf,
     },
+    /// Carry tenants from one service to another
+    #[command(subcommand)]
+    Tenants(Tenants),
     /// Print the HTTP contract (OpenAPI 3.1)
     Openapi,
+}
+
+/// What is done with a tenant as a whole.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Tenants {
+    /// Write a tenant to a file: its history with the chain, what was answered to its requests,
+    /// its keys' hashes. `digital-card verify` reads it too
+    Export {
+        /// Its id or slug
+        tenant: String,
+        /// The file; `-` is standard output
+        file: PathBuf,
+    },
+    /// Import a tenant from such a file, verified on the way in, or every tenant of a stopped
+    /// embedded service; safe to repeat
+    Import {
+        /// The file, `-` for standard input, or a data directory
+        file: PathBuf,
+    },
 }
 
 /// Every knob.

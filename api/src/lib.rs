@@ -27,6 +27,7 @@ pub mod meter;
 pub mod problem;
 pub mod scope;
 
+pub mod archive;
 pub mod config;
 pub mod demo;
 pub mod first_minutes;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::config::{CommandLine, Config, LogFormat, Role, Stop};
+use api::config::{CommandLine, Config, LogFormat, Role, Stop, Store, Tenants};
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::Service;
-use api::{Api, demo, docs, first_minutes, server, verify};
+use api::{Api, archive, demo, docs, first_minutes, server, verify};
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,8 @@ fn run(line: &CommandLine) -> anyhow::Result<()> {
         Role::Serve => block_on(serve(line, false))?,
         Role::Demo => block_on(serve(line, true))?,
         Role::Migrate => block_on(migrate(line))?,
+        Role::Tenants(Tenants::Export { tenant, file }) => block_on(export(line, &tenant, &file))?,
+        Role::Tenants(Tenants::Import { file }) => block_on(import(line, &file))?,
         Role::Rebuild { view, tenant } => block_on(rebuild(line, &view, tenant))?,
     }
     Ok(())
@@ -112,6 +114,33 @@ async fn rebuild(line: &CommandLine, view: &str, tenant: Option<TenantId>) -> an
     let service = open(line).await?;
     let done = maintenance::rebuild(&service.application, view, tenant, &Terminal).await;
     service.stop().await;
+    Ok(done?)
+}
+
+async fn export(line: &CommandLine, tenant: &str, file: &Path) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let done = archive::export(&service.application, tenant, file, &Terminal).await;
+    service.stop().await;
+    Ok(done?)
+}
+
+async fn import(line: &CommandLine, file: &Path) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let done = match file.is_dir() {
+        true => import_all(line, file, &service).await,
+        false => archive::import(&service.application, file, &Terminal)
+            .await
+            .map_err(Into::into),
+    };
+    service.stop().await;
+    done
+}
+
+async fn import_all(line: &CommandLine, from: &Path, service: &Service) -> anyhow::Result<()> {
+    archive::require_data_directory(from)?;
+    let source = Service::open(&Store::Sqlite(from.into()), &line.config.limits).await?;
+    let done = archive::import_all(&source.application, &service.application, &Terminal).await;
+    source.stop().await;
     Ok(done?)
 }
 

@@ -51,8 +51,7 @@ pub async fn migrate(application: &Application, teller: &dyn Teller) -> Result<(
     let tenants = oldest_first(application);
     let total = tenants.len();
     for_each(tenants, teller, async |tenant| {
-        application.stores.open(tenant.id).await?;
-        Ok(())
+        application.stores.open(tenant.id).await.map(drop)
     })
     .await?;
     teller.done(&format!("up to date: the landlord and {total} tenants"));
@@ -83,31 +82,39 @@ pub async fn rebuild(
         None => oldest_first(application),
     };
     for_each(tenants, teller, async |tenant| {
-        let told = AtomicU64::new(0);
-        let progress = |position: Position| {
-            let step = position / PROGRESS_EVENTS;
-            if told.fetch_max(step, Ordering::Relaxed) < step {
-                teller.note(&format!("{view} of {}: at position {position}", tenant.id));
-            }
-        };
+        let progress = progress(teller, format!("{view} of {}", tenant.id));
         let rebuilt = application.subscribers.rebuild(view, tenant.id, &progress);
         let position = rebuilt.await?;
         teller.done(&format!("{view} of {}: position {position}", tenant.id));
-        Ok(())
+        Ok::<_, Error>(())
     })
     .await
 }
 
-fn oldest_first(application: &Application) -> Vec<Arc<Tenant>> {
+/// Tells now and then how far the work on `what` is.
+pub(crate) fn progress(
+    teller: &dyn Teller,
+    what: String,
+) -> impl Fn(Position) + Send + Sync + use<'_> {
+    let told = AtomicU64::new(0);
+    move |position| {
+        let step = position / PROGRESS_EVENTS;
+        if told.fetch_max(step, Ordering::Relaxed) < step {
+            teller.note(&format!("{what}: at position {position}"));
+        }
+    }
+}
+
+pub(crate) fn oldest_first(application: &Application) -> Vec<Arc<Tenant>> {
     let mut tenants = application.directory.all();
     tenants.sort_by_key(|tenant| tenant.id);
     tenants
 }
 
-async fn for_each(
+pub(crate) async fn for_each<E: std::error::Error + 'static>(
     tenants: Vec<Arc<Tenant>>,
     teller: &dyn Teller,
-    work: impl AsyncFn(&Tenant) -> Result<(), Error>,
+    work: impl AsyncFn(&Tenant) -> Result<(), E>,
 ) -> Result<(), Failed> {
     let (mut failed, total) = (0, tenants.len());
     for tenant in tenants {

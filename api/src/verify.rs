@@ -4,13 +4,20 @@
 //! Whoever also knows the last hash from elsewhere knows that nothing was changed since.
 
 use std::borrow::Cow;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
+use application::archive::Piece;
+use application::ports::StoredEvent;
 use chrono::DateTime;
 use domain::chain::{Hash, Link};
 use domain::ids::{Position, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::archive::file::{Reader, is_archive};
+
+/// How much of the first line tells what the file is: all of it, unless it is none of ours.
+const FIRST_LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A history whose chain holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +65,17 @@ pub enum Broken {
         /// The event's.
         position: Position,
     },
+    /// The exported tenant is not whole.
+    #[error(transparent)]
+    Archive(#[from] crate::archive::file::Broken),
+    /// The exported tenant ends with another event than its first line says.
+    #[error("the last hash is not the one that the first line says")]
+    EndsOtherwise,
 }
 
 /// A line, as [`crate::audit::EventBody`] writes it.
 #[derive(Deserialize)]
-struct Line<'a> {
+pub(crate) struct Line<'a> {
     position: Position,
     #[serde(borrow)]
     aggregate_type: Cow<'a, str>,
@@ -83,12 +96,63 @@ struct Line<'a> {
     hash: Cow<'a, str>,
 }
 
-/// Checks a whole history, from its first event.
+/// Checks a whole history, from its first event, as an auditor has downloaded it or as part of an
+/// exported tenant.
 ///
 /// # Errors
 ///
 /// The first place where it is [`Broken`].
 pub fn verify(mut file: impl BufRead) -> Result<Verified, Broken> {
+    let mut first = Vec::new();
+    (&mut file)
+        .take(FIRST_LINE_BYTES_MAX)
+        .read_until(b'\n', &mut first)
+        .map_err(|source| Broken::Unreadable { line: 1, source })?;
+    let whole = first.as_slice().chain(file);
+    match is_archive(&first) {
+        true => verify_archive(whole),
+        false => verify_history(whole),
+    }
+}
+
+/// The events of an exported tenant, which end where it says, and the rest of the file.
+fn verify_archive(file: impl BufRead) -> Result<Verified, Broken> {
+    let (archive, pieces) = Reader::begin(file)?;
+    let mut verified = Verified {
+        events: 0,
+        hash: Hash::GENESIS,
+    };
+    for piece in pieces {
+        let Piece::Event(event) = piece? else {
+            continue;
+        };
+        let (expected, found) = (verified.events + 1, event.position);
+        // The header is a line too.
+        let line = expected + 1;
+        if found != expected {
+            return Err(Broken::Gap {
+                line,
+                expected,
+                found,
+            });
+        }
+        let hash = event.link().hash(&verified.hash);
+        if event.hash != hash {
+            let position = found;
+            return Err(Broken::Changed { line, position });
+        }
+        verified = Verified {
+            events: expected,
+            hash,
+        };
+    }
+    match verified.hash == archive.end.hash {
+        true => Ok(verified),
+        false => Err(Broken::EndsOtherwise),
+    }
+}
+
+fn verify_history(mut file: impl BufRead) -> Result<Verified, Broken> {
     let mut verified = Verified {
         events: 0,
         hash: Hash::GENESIS,
@@ -121,6 +185,26 @@ pub fn verify(mut file: impl BufRead) -> Result<Verified, Broken> {
 }
 
 impl Line<'_> {
+    /// The event as stored.
+    ///
+    /// # Errors
+    ///
+    /// If its time or its hash is none.
+    pub(crate) fn stored(self) -> Result<StoredEvent, Box<dyn std::error::Error>> {
+        Ok(StoredEvent {
+            position: self.position,
+            aggregate_type: self.aggregate_type.into_owned(),
+            aggregate_id: self.aggregate_id.into_owned(),
+            sequence: self.sequence,
+            event_type: self.event_type.into_owned(),
+            event_version: self.version.into_owned(),
+            payload: self.payload.get().to_owned(),
+            metadata: self.metadata.get().to_owned(),
+            recorded_at: DateTime::parse_from_rfc3339(&self.recorded_at)?.to_utc(),
+            hash: self.hash.parse()?,
+        })
+    }
+
     fn hash_after(&self, previous: &Hash, line: u64) -> Result<Hash, Broken> {
         let recorded_at =
             DateTime::parse_from_rfc3339(&self.recorded_at).map_err(|error| not(line, &error))?;
@@ -148,8 +232,6 @@ fn not(line: u64, error: &dyn std::error::Error) -> Broken {
 
 #[cfg(test)]
 mod tests {
-    use application::ports::StoredEvent;
-
     use super::*;
     use crate::audit::EventBody;
 

@@ -7,7 +7,7 @@ use futures::stream::{self, Stream, StreamExt};
 
 use crate::Application;
 use crate::error::Error;
-use crate::ports::{HistoryFilter, StoredEvent, Unavailable};
+use crate::ports::{HistoryFilter, StoredEvent, TenantStore, Unavailable};
 use crate::scope::{Role, Scope};
 
 const READ: &[Role] = &[Role::Auditor, Role::Landlord, Role::Billing];
@@ -39,25 +39,33 @@ impl Application {
     ) -> Result<impl Stream<Item = Result<StoredEvent, Unavailable>> + Send + use<>, Error> {
         scope.require(READ)?;
         let store = self.known_store(tenant).await?;
-        let chunks = stream::try_unfold(Some((store, filter)), |rest| async move {
-            let Some((store, mut filter)) = rest else {
-                return Ok(None);
-            };
-            let events = Arc::clone(&store.ledger)
-                .history(&filter, STREAM_CHUNK_EVENTS)
-                .await?;
-            let rest = match events.last() {
-                Some(last) if events.len() == STREAM_CHUNK_EVENTS => {
-                    filter.after = last.position;
-                    Some((store, filter))
-                }
-                _ => None,
-            };
-            Ok::<_, Unavailable>(Some((events, rest)))
-        });
-        Ok(chunks.flat_map(|chunk| match chunk {
-            Ok(events) => stream::iter(events.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => stream::iter(vec![Err(error)]),
-        }))
+        Ok(stored_events(store, filter))
     }
+}
+
+/// Every event of a store that matches, in ledger order, read as fast as it is taken.
+pub(crate) fn stored_events(
+    store: Arc<TenantStore>,
+    filter: HistoryFilter,
+) -> impl Stream<Item = Result<StoredEvent, Unavailable>> + Send {
+    let chunks = stream::try_unfold(Some((store, filter)), |rest| async move {
+        let Some((store, mut filter)) = rest else {
+            return Ok(None);
+        };
+        let events = Arc::clone(&store.ledger)
+            .history(&filter, STREAM_CHUNK_EVENTS)
+            .await?;
+        let rest = match events.last() {
+            Some(last) if events.len() == STREAM_CHUNK_EVENTS => {
+                filter.after = last.position;
+                Some((store, filter))
+            }
+            _ => None,
+        };
+        Ok::<_, Unavailable>(Some((events, rest)))
+    });
+    chunks.flat_map(|chunk| match chunk {
+        Ok(events) => stream::iter(events.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(error)]),
+    })
 }

@@ -163,6 +163,12 @@ impl KeyRing {
         self.write().configured.insert(key.hash, key);
     }
 
+    /// Whether a key with this secret is in force.
+    pub(crate) fn knows(&self, key: &ApiKey) -> bool {
+        let keys = self.read();
+        keys.configured.contains_key(&key.hash) || keys.recorded.contains_key(&key.hash)
+    }
+
     /// A recorded key opens nothing from now on.
     pub(crate) fn remove(&self, id: KeyId) {
         self.write().recorded.retain(|_, key| key.id != id);
@@ -175,7 +181,7 @@ impl KeyRing {
     }
 
     /// The keys that match, oldest first.
-    fn list(&self, matches: impl Fn(&ApiKey) -> bool) -> Vec<ApiKey> {
+    pub(crate) fn list(&self, matches: impl Fn(&ApiKey) -> bool) -> Vec<ApiKey> {
         let ring = self.read();
         let all = ring.recorded.values().chain(ring.configured.values());
         let mut keys: Vec<_> = all.filter(|key| matches(key)).cloned().collect();

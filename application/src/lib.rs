@@ -11,6 +11,7 @@ pub mod entitlements;
 pub mod subscriptions;
 pub mod tenants;
 
+pub mod archive;
 pub mod audit;
 pub mod keys;
 pub mod shards;

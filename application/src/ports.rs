@@ -4,6 +4,8 @@
 //! Ports are traits only where a second implementation exists or a test could not exist
 //! otherwise; what is merely data is a struct beside them.
 
+pub mod restore;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +18,7 @@ use domain::subscription::TenantSubscription;
 use domain::usage::{AdmissionRefusal, Usage};
 use uuid::Uuid;
 
+use self::restore::{OutcomePage, RestoreError, RestoringStore, StoredOutcome};
 use crate::cards::{Card, CardFilter, CardPage};
 use crate::keys::ApiKey;
 use crate::shards::Shard;
@@ -76,6 +79,8 @@ pub trait TenantStores: Send + Sync {
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable>;
     /// Makes a tenant's store; one that is there already is left as it is.
     async fn create(&self, tenant: TenantId) -> Result<(), Unavailable>;
+    /// Begins to make the store of a tenant, who has none, out of a history from elsewhere.
+    async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError>;
     /// The heads of the stores that are open, from memory.
     fn heads(&self) -> Vec<(TenantId, Position)>;
 }
@@ -138,6 +143,13 @@ pub trait Ledger: Send + Sync {
         filter: &HistoryFilter,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, Unavailable>;
+
+    /// Up to `limit` outcomes as stored: the first ones, or those from where `next` of the page
+    /// before says. Those of events that were there before the first page are all found.
+    async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, Unavailable>;
+
+    /// How many serials were ever reserved for [`Self::next_card_serial`], by any node.
+    async fn card_serials_reserved(&self) -> Result<u64, Unavailable>;
 }
 
 /// The state of a ledger at its newest position.
@@ -354,6 +366,27 @@ pub trait Landlord: Send + Sync {
 
     /// What was answered under an idempotency key before.
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable>;
+
+    /// Up to `limit` answers as stored, in the order of their idempotency keys: those after
+    /// `after` and, if it is given, before `before`.
+    async fn answers(
+        &self,
+        after: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<StoredOutcome>, Unavailable>;
+    /// Records a tenant from elsewhere, keys and answers, all or none of them. Keys and answers
+    /// that are there already, also revoked ones, stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`LandlordError::SlugTaken`] if a tenant with this id or slug is there.
+    async fn restore(
+        &self,
+        tenant: Option<&Tenant>,
+        keys: &[ApiKey],
+        answers: &[StoredOutcome],
+    ) -> Result<(), LandlordError>;
 }
 
 /// What became of a record for the landlord.

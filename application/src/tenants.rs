@@ -178,6 +178,15 @@ impl Directory {
         Arc::clone(known)
     }
 
+    /// Whether a tenant has this slug.
+    pub(crate) fn has_slug(&self, slug: &Slug) -> bool {
+        self.tenants
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .any(|tenant| tenant.slug == *slug)
+    }
+
     pub(crate) fn put(&self, tenant: Tenant) {
         self.tenants
             .write()

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use application::cards::{Card, CardFilter, CardPage};
 use application::doorbell::Doorbell;
 use application::error::Error;
+use application::ports::restore::{OutcomePage, RestoreError, RestoringStore};
 use application::ports::{
     Append, AppendError, Appended, CardsView, Clock, HandlerError, Head, HistoryFilter, Ledger,
     RecordedEvent, RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores,
     Unavailable,
 };
 use application::subscribers::{FollowerState, Progress, Subscribers};
+use application::tenants::Tenant;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use cqrs_es::persist::SerializedEvent;
@@ -355,6 +357,14 @@ impl Ledger for ListLedger {
     async fn history(&self, _: &HistoryFilter, _: usize) -> Result<Vec<StoredEvent>, Unavailable> {
         Ok(vec![])
     }
+
+    async fn outcomes(&self, _: Option<&str>, _: usize) -> Result<OutcomePage, Unavailable> {
+        Err(Unavailable::new("a list has no outcomes"))
+    }
+
+    async fn card_serials_reserved(&self) -> Result<u64, Unavailable> {
+        Err(Unavailable::new("a list has no serials"))
+    }
 }
 
 struct OneStore {
@@ -382,6 +392,10 @@ impl TenantStores for OneStore {
 
     async fn create(&self, _: TenantId) -> Result<(), Unavailable> {
         Ok(())
+    }
+
+    async fn restore(&self, _: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        Err(RestoreError::Exists)
     }
 
     fn heads(&self) -> Vec<(TenantId, Position)> {

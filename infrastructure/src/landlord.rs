@@ -5,11 +5,14 @@
 //! interpret, and the same on every engine. What changes is news to the other nodes, told by the
 //! transaction that changes it: no crash comes between the two.
 
+mod restore;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use application::keys::ApiKey;
 use application::news::News;
+use application::ports::restore::StoredOutcome;
 use application::ports::{
     IdempotencyRecord, Landlord, LandlordError, Recorded, RecordedOutcome, Unavailable,
 };
@@ -188,6 +191,39 @@ impl Landlord for LandlordDatabase {
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
         Ok(self.found(remembered(key), outcome).await?.pop())
     }
+
+    async fn answers(
+        &self,
+        after: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<StoredOutcome>, Unavailable> {
+        let found = self.database.read(restore::answers(after, before, limit));
+        found
+            .await
+            .and_then(|found| found.iter().map(restore::answer).collect())
+            .map_err(unavailable(THE_DATABASE))
+    }
+
+    async fn restore(
+        &self,
+        tenant: Option<&Tenant>,
+        keys: &[ApiKey],
+        answers: &[StoredOutcome],
+    ) -> Result<(), LandlordError> {
+        let mut transaction = self.database.begin().await.map_err(failed)?;
+        match restore::add(&mut *transaction, tenant, keys, answers).await {
+            Ok(true) => {
+                let last = transaction.commit(statement("select 1")).await;
+                last.map(drop).map_err(failed)
+            }
+            Ok(false) => {
+                transaction.rollback().await.map_err(failed)?;
+                Err(LandlordError::SlugTaken)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
 }
 
 /// All that can be refused: remembers the answer to give again, unless one was remembered before,
@@ -212,11 +248,11 @@ async fn begin_adding(
     Ok(Recorded::New)
 }
 
-/// Adds a tenant; no row comes back if another has its slug.
+/// Adds a tenant; no row comes back if another has its slug, or its id.
 fn insert_tenant(tenant: &Tenant) -> Statement {
     let sql = "insert into tenants \
                (id, name, slug, search, first_plan, isolation, created_at, ready, shard) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict (slug) do nothing \
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing \
                returning id";
     statement(sql)
         .bind(tenant.id.to_string())

@@ -1,8 +1,8 @@
 //! A tenant's ledger: append-only events with gap-free positions, a head that counts, a chain.
 //!
-//! What is here and in `stored`, `writer`, `admission`, `tail` and `serials` holds for every
-//! database; an adapter (`sqlite`, `postgres`) adds only the SQL. One writer task a ledger takes
-//! all appends that wait, decides them in memory in arrival order and commits them in one
+//! What is here and in `stored`, `writer`, `admission`, `tail`, `serials` and `restore` holds for
+//! every database; an adapter (`sqlite`, `postgres`) adds only the SQL. One writer task a ledger
+//! takes all appends that wait, decides them in memory in arrival order and commits them in one
 //! transaction:
 //!
 //! ```text
@@ -13,6 +13,7 @@
 
 mod admission;
 mod column;
+mod restore;
 mod serials;
 mod stored;
 mod tail;
@@ -71,6 +72,8 @@ enum MovedBy {
 enum StoreError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     #[error(transparent)]
     Undecodable(#[from] UndecodableEvent),
     #[error("the stored {0} is malformed")]

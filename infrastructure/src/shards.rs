@@ -11,7 +11,7 @@ use std::time::Duration;
 use application::doorbell::Doorbell;
 use application::ports::Unavailable;
 use application::shards::{Shards, UrlReference};
-use application::tenants::Directory;
+use application::tenants::{Directory, Tenant};
 use async_trait::async_trait;
 use domain::ids::{Slug, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -125,8 +125,19 @@ impl ConnectedShards {
     ///
     /// [`Unavailable`] if this node does not know the tenant, or the address of its shard.
     pub fn of(&self, tenant: TenantId) -> Result<Arc<ConnectedShard>, Unavailable> {
-        let known = self.directory.get(tenant);
-        match known.as_ref().and_then(|it| it.shard.as_ref()) {
+        match self.directory.get(tenant) {
+            Some(known) => self.of_record(&known),
+            None => Err(Unavailable::because(WHAT, "the tenant is in none")),
+        }
+    }
+
+    /// The shard of a tenant as it is recorded, or will be.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] if it is in none, or the shard's address is not known on this node.
+    pub fn of_record(&self, tenant: &Tenant) -> Result<Arc<ConnectedShard>, Unavailable> {
+        match &tenant.shard {
             Some(name) => self.named(name),
             None => Err(Unavailable::because(WHAT, "the tenant is in none")),
         }

@@ -15,7 +15,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use application::doorbell::Doorbell;
+use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{TenantStore, TenantStores, Unavailable};
+use application::tenants::Tenant;
 use async_trait::async_trait;
 use domain::ids::{Position, TenantId};
 use metrics::{counter, gauge};
@@ -38,6 +40,12 @@ pub trait Opener: Send + Sync + 'static {
         tenant: TenantId,
         missing: Missing,
     ) -> impl Future<Output = Result<(TenantStore, Self::Behind), Unavailable>> + Send;
+
+    /// Begins to make the tenant's store out of a history from elsewhere.
+    fn restore(
+        &self,
+        tenant: &Tenant,
+    ) -> impl Future<Output = Result<Box<dyn RestoringStore>, RestoreError>> + Send;
 
     /// Finishes what is queued in a store, then closes it.
     fn close(&self, tenant: TenantId, behind: Self::Behind) -> impl Future<Output = ()> + Send;
@@ -174,6 +182,10 @@ impl<O: Opener> TenantStores for OpenStores<O> {
 
     async fn create(&self, tenant: TenantId) -> Result<(), Unavailable> {
         self.obtain(tenant, Missing::Create).await.map(drop)
+    }
+
+    async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        self.shared.opener.restore(tenant).await
     }
 
     fn heads(&self) -> Vec<(TenantId, Position)> {

@@ -1,6 +1,7 @@
 //! What a column of a ledger holds and what it stands for, on every engine.
 
 use application::ports::RecordedOutcome;
+use application::ports::restore::StoredOutcome;
 use chrono::{DateTime, Utc};
 use domain::chain::Hash;
 use domain::event::{Decoder, Event};
@@ -40,6 +41,21 @@ pub(super) fn outcome(
             .map_err(|_| StoreError::Malformed("fingerprint"))?,
         outcome,
         position: from_i64(position)?,
+    })
+}
+
+/// What was answered under a key, and when.
+pub(super) fn stored_outcome(
+    key: String,
+    answer: RecordedOutcome,
+    recorded_at: i64,
+) -> Result<StoredOutcome, StoreError> {
+    Ok(StoredOutcome {
+        key,
+        fingerprint: answer.fingerprint,
+        outcome: answer.outcome,
+        position: answer.position,
+        recorded_at: time(recorded_at)?,
     })
 }
 

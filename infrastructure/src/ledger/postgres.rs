@@ -2,6 +2,7 @@
 
 mod append;
 mod read;
+mod restore;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use self::append::PostgresEngine;
 pub use self::read::PostgresReader;
+pub use self::restore::restore;
 use super::stored::StoredLedger;
 use crate::database::SchemaTooNew;
 

@@ -4,6 +4,7 @@
 mod append;
 mod keys;
 mod read;
+mod restore;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use sqlx::sqlite::SqliteArguments;
 use self::append::SqliteEngine;
 use self::keys::Keys;
 pub use self::read::SqliteReader;
+pub use self::restore::restore;
 use super::stored::StoredLedger;
 use crate::database::Database;
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::ports::restore::OutcomePage;
 use application::ports::{
     Append, AppendError, Appended, Clock, Head, HistoryFilter, Ledger, RecordedEvent,
     RecordedOutcome, StoredEvent, Unavailable,
@@ -51,6 +52,16 @@ pub(super) trait Reader: Send + Sync + 'static {
         filter: &HistoryFilter,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<StoredEvent>, StoreError>> + Send;
+
+    /// Outcomes as stored, a page of them.
+    fn outcomes(
+        &self,
+        from: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<OutcomePage, StoreError>> + Send;
+
+    /// How many serials the head has reserved.
+    fn card_serials_reserved(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
 impl<R> StoredLedger<R> {
@@ -155,6 +166,16 @@ impl<R: Reader> Ledger for StoredLedger<R> {
     ) -> Result<Vec<StoredEvent>, Unavailable> {
         let history = self.reader.history(filter, limit).await;
         history.map_err(unavailable)
+    }
+
+    async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, Unavailable> {
+        let page = self.reader.outcomes(from, limit).await;
+        page.map_err(unavailable)
+    }
+
+    async fn card_serials_reserved(&self) -> Result<u64, Unavailable> {
+        let reserved = self.reader.card_serials_reserved().await;
+        reserved.map_err(unavailable)
     }
 }
 

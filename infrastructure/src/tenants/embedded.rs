@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, TenantStore, Unavailable};
+use application::tenants::Tenant;
 use async_trait::async_trait;
 use domain::ids::TenantId;
 
 use super::{Missing, OpenStores, Opener, WHAT};
 use crate::database::{Database, unavailable};
-use crate::ledger::sqlite::{MIGRATOR, SqliteLedger};
+use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
 
 /// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
@@ -70,7 +72,7 @@ impl Opener for Files {
         tenant: TenantId,
         missing: Missing,
     ) -> Result<(TenantStore, OpenFile), Unavailable> {
-        let path = self.directory.join(format!("{tenant}.db"));
+        let path = self.path(tenant);
         let database = match missing {
             Missing::Refuse => Database::open_existing(&path, &MIGRATOR).await,
             Missing::Create => Database::open(&path, &MIGRATOR).await,
@@ -93,6 +95,10 @@ impl Opener for Files {
         }
     }
 
+    async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        sqlite::restore(tenant.id, self.path(tenant.id)).await
+    }
+
     async fn close(&self, tenant: TenantId, file: OpenFile) {
         file.ledger.close().await;
         close(tenant, &file.database).await;
@@ -100,6 +106,10 @@ impl Opener for Files {
 }
 
 impl Files {
+    fn path(&self, tenant: TenantId) -> PathBuf {
+        self.directory.join(format!("{tenant}.db"))
+    }
+
     async fn assemble(
         &self,
         tenant: TenantId,

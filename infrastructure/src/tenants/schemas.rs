@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, Ledger, TenantStore, Unavailable};
+use application::tenants::Tenant;
 use domain::ids::{Position, TenantId};
 use futures::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
 use crate::database::unavailable;
-use crate::ledger::postgres::{PostgresLedger, Schema};
+use crate::ledger::postgres::{self, PostgresLedger, Schema};
 use crate::projections::cards::postgres::PostgresCards;
 use crate::shards::ConnectedShards;
 
@@ -106,6 +108,11 @@ impl Opener for Schemas {
             cards: Arc::new(cards),
         };
         Ok((store, ledger))
+    }
+
+    async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        let shard = self.shards.of_record(tenant)?;
+        postgres::restore(tenant.id, &shard.options).await
     }
 
     async fn close(&self, _tenant: TenantId, ledger: Arc<PostgresLedger>) {

@@ -9,6 +9,7 @@ mod conformance;
 mod doorbell;
 mod postgres;
 mod properties;
+mod restore;
 mod sentences;
 mod sqlite;
 mod stores;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use application::ports::restore::OutcomePage;
 use application::ports::{
     Append, AppendError, Appended, CardsView, Head, HistoryFilter, Ledger, RecordedEvent,
     RecordedOutcome, StoredEvent, Subscriber, TenantStore, Unavailable,
@@ -64,6 +65,14 @@ impl Ledger for MemoryLedger {
     }
 
     async fn history(&self, _: &HistoryFilter, _: usize) -> Result<Vec<StoredEvent>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn outcomes(&self, _: Option<&str>, _: usize) -> Result<OutcomePage, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn card_serials_reserved(&self) -> Result<u64, Unavailable> {
         Err(Unavailable::new(ABSENT))
     }
 }

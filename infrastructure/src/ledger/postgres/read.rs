@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use application::ports::restore::OutcomePage;
 use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
 use cqrs_es::persist::PersistedEventRepository;
@@ -17,7 +18,7 @@ use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool, Postgres, Row};
 
 use super::super::admission::Versions;
-use super::super::column::{self, from_i64};
+use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
 use super::Schema;
@@ -40,6 +41,8 @@ struct Texts {
     before: String,
     state: String,
     outcome: String,
+    outcomes: String,
+    serials: String,
     history: String,
 }
 
@@ -71,6 +74,11 @@ impl PostgresReader {
             outcome: format!(
                 "select fingerprint, outcome, position from {idempotency} where key = $1"
             ),
+            outcomes: format!(
+                "select key, fingerprint, outcome, position, recorded_at from {idempotency} \
+                 where key > $1 order by key limit $2"
+            ),
+            serials: format!("select card_serials_reserved from {head} where id = 1"),
             history: format!(
                 "select position, aggregate_type, aggregate_id, sequence, event_type, \
                  event_version, payload::text, metadata::text, recorded_at, hash from {events}"
@@ -158,6 +166,30 @@ impl Reader for PostgresReader {
         push_conditions(&mut query, filter, limit);
         let rows = query.build().fetch_all(&self.pool).await?;
         rows.iter().map(stored_event).collect()
+    }
+
+    /// In the order of their keys.
+    async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, StoreError> {
+        let rows = sqlx::query(&self.texts.outcomes)
+            .bind(from.unwrap_or_default())
+            .bind(to_i64(limit as u64))
+            .fetch_all(&self.pool)
+            .await?;
+        let stored = |row: &PgRow| {
+            let answer = column::outcome(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            column::stored_outcome(row.try_get(0)?, answer, row.try_get(4)?)
+        };
+        let items = rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?;
+        let next = items.last().filter(|_| items.len() == limit);
+        let next = next.map(|last| last.key.clone());
+        Ok(OutcomePage { items, next })
+    }
+
+    async fn card_serials_reserved(&self) -> Result<u64, StoreError> {
+        let reserved = sqlx::query_scalar(&self.texts.serials)
+            .fetch_one(&self.pool)
+            .await?;
+        from_i64(reserved)
     }
 }
 

@@ -188,7 +188,7 @@ pub(super) fn outcomes(rows: &[SqliteRow]) -> Result<HashMap<String, RecordedOut
 
 /// What the index holds for a key: 28 bits of its hash, then the number. Another key may have the
 /// same hash, which costs the reading of a row and nothing else.
-fn entry(key: &str, number: i64) -> i64 {
+pub(super) fn entry(key: &str, number: i64) -> i64 {
     let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(key));
     i64::from(u32::from_be_bytes([a, b, c, d]) >> 4) << NUMBER_BITS | number
 }

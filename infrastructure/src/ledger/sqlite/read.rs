@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use application::ports::restore::OutcomePage;
 use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
 use cqrs_es::persist::PersistedEventRepository;
@@ -14,7 +15,7 @@ use sqlx::query_builder::QueryBuilder;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool};
 
-use super::super::column::{self, from_i64};
+use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{HeadRow, StoreError};
 use super::keys::Keys;
@@ -59,6 +60,34 @@ impl Reader for SqliteReader {
         push_conditions(&mut query, filter, limit);
         let rows = query.build().fetch_all(&self.readers).await?;
         rows.iter().map(stored_event).collect()
+    }
+
+    /// In the order of their numbers, which is that of their making.
+    async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, StoreError> {
+        let from = from.map_or(Ok(0), str::parse::<i64>);
+        let rows = sqlx::query(
+            "select key, fingerprint, outcome, position, recorded_at, number from idempotency \
+             where number > ? order by number limit ?",
+        )
+        .bind(from.map_err(|_| StoreError::Malformed("place"))?)
+        .bind(to_i64(limit as u64))
+        .fetch_all(&self.readers)
+        .await?;
+        let stored = |row: &SqliteRow| {
+            let answer = column::outcome(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            column::stored_outcome(row.try_get(0)?, answer, row.try_get(4)?)
+        };
+        let next = match rows.last() {
+            Some(last) if rows.len() == limit => Some(last.try_get::<i64, _>(5)?.to_string()),
+            _ => None,
+        };
+        let items = rows.iter().map(stored).collect::<Result<_, _>>()?;
+        Ok(OutcomePage { items, next })
+    }
+
+    async fn card_serials_reserved(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query(HEAD).fetch_one(&self.readers).await?;
+        Ok(head_row(&row)?.card_serials_reserved)
     }
 }
 

@@ -1,0 +1,143 @@
+//! Filling a PostgreSQL schema with a history from elsewhere, under a name that no tenant has.
+
+use application::ports::StoredEvent;
+use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
+use domain::chain::Hash;
+use domain::ids::{Position, TenantId};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+
+use super::super::column::to_i64;
+use super::super::restore::{
+    Filling, ROWS_MAX, Restoring, failed, insert_events, insert_outcomes, update_head,
+};
+use super::super::{HeadRow, StoreError};
+use super::Schema;
+
+/// Held for as long as the connection lives, by whoever fills the schema.
+const LOCK: &str = "select pg_try_advisory_lock(hashtextextended($1, 1))";
+/// The name is taken.
+const DUPLICATE_SCHEMA: &str = "42P06";
+
+/// Begins to fill the schema of a tenant, who has none in this shard.
+///
+/// # Errors
+///
+/// [`RestoreError::InProgress`] if somebody else does.
+pub async fn restore(
+    tenant: TenantId,
+    shard: &PgConnectOptions,
+) -> Result<Box<dyn RestoringStore>, RestoreError> {
+    let begun = SchemaBeside::begin(Schema::of(tenant), shard).await;
+    match begun.map_err(failed)? {
+        Some(filling) => Ok(Box::new(Restoring::new(tenant, filling))),
+        None => Err(RestoreError::InProgress),
+    }
+}
+
+/// The schema being filled.
+struct SchemaBeside {
+    /// What it will be.
+    schema: Schema,
+    /// What it is.
+    filled: Schema,
+    /// A connection of its own, whose search path is the schema.
+    connection: PgConnection,
+}
+
+impl SchemaBeside {
+    /// Nothing, if somebody else fills it.
+    async fn begin(schema: Schema, shard: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
+        let filled = Schema(format!("{}_importing", schema.0));
+        let options = shard.clone().options([("search_path", &filled.0)]);
+        let mut connection = options.connect().await?;
+        let locked = sqlx::query_scalar(LOCK).bind(&filled.0);
+        if !locked.fetch_one(&mut connection).await? {
+            connection.close().await?;
+            return Ok(None);
+        }
+        let mut begun = Self {
+            schema,
+            filled,
+            connection,
+        };
+        // An earlier attempt's.
+        begun.drop_filled().await?;
+        begun.filled.migrate(shard).await?;
+        Ok(Some(begun))
+    }
+
+    async fn drop_filled(&mut self) -> Result<(), StoreError> {
+        let drop = format!("drop schema if exists {} cascade", self.filled.0);
+        sqlx::query(&drop).execute(&mut self.connection).await?;
+        Ok(())
+    }
+}
+
+impl Filling for SchemaBeside {
+    async fn events(&mut self, events: &[StoredEvent]) -> Result<(), StoreError> {
+        let mut transaction = self.connection.begin().await?;
+        for some in events.chunks(ROWS_MAX) {
+            insert_events::<Postgres>(some, "::json")
+                .build()
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn outcomes(&mut self, outcomes: &[StoredOutcome]) -> Result<(), StoreError> {
+        let mut transaction = self.connection.begin().await?;
+        for some in outcomes.chunks(ROWS_MAX) {
+            insert_outcomes::<Postgres>(some)
+                .build()
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn finds(&mut self, query: &str) -> Result<bool, StoreError> {
+        let found = sqlx::query_scalar(query).fetch_one(&mut self.connection);
+        Ok(found.await?)
+    }
+
+    async fn head(&mut self, head: &HeadRow) -> Result<(), StoreError> {
+        let mut update = update_head::<Postgres>(head);
+        update.build().execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    async fn publish(mut self) -> Result<Result<(), Self>, StoreError> {
+        let rename = format!("alter schema {} rename to {}", self.filled.0, self.schema.0);
+        let renamed = sqlx::query(&rename).execute(&mut self.connection).await;
+        match renamed {
+            Ok(_) => {
+                // The connection has served; what it says in parting changes nothing.
+                let _ = self.connection.close().await;
+                Ok(Ok(()))
+            }
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(DUPLICATE_SCHEMA) =>
+            {
+                Ok(Err(self))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn is_there(&mut self, position: Position, hash: &Hash) -> Result<bool, StoreError> {
+        let events = self.schema.table("events");
+        let is_stored =
+            format!("select exists (select from {events} where position = $1 and hash = $2)");
+        let found = sqlx::query_scalar(&is_stored)
+            .bind(to_i64(position))
+            .bind(hash.as_bytes().as_slice());
+        Ok(found.fetch_one(&mut self.connection).await?)
+    }
+
+    async fn discard(mut self) -> Result<(), StoreError> {
+        self.drop_filled().await?;
+        Ok(self.connection.close().await?)
+    }
+}

@@ -15,6 +15,7 @@ mod tenants;
 
 mod quota;
 
+mod archive;
 mod maintenance;
 mod process;
 

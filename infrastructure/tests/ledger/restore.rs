@@ -437,7 +437,9 @@ async fn an_interrupted_restoring_is_invisible_and_repeated<D: Destination>() {
 
     // As after an attempt that came as far as this; one with another history did not.
     whole.carry(&destination).await.expect("there already");
-    let other = lived_in_by::<SqliteUnderTest>(world.tenant()).await;
+    let mut other = whole.clone();
+    other.events[3].metadata.push(' ');
+    other.rechain();
     let other = other.carry(&destination).await;
     assert!(matches!(other, Err(RestoreError::Exists)), "{other:?}");
     let kept = destination.kept().await;

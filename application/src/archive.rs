@@ -324,7 +324,15 @@ async fn fill<E: std::error::Error + 'static>(
     let mut answers = Vec::new();
     let mut batch = Batch::default();
     while let Some(piece) = pieces.next().await {
-        match piece.map_err(ImportError::Source)? {
+        let piece = match piece {
+            Ok(piece) => piece,
+            Err(error) => {
+                // What is wrong with what came before says more.
+                batch.store(store, progress).await?;
+                return Err(ImportError::Source(error));
+            }
+        };
+        match piece {
             Piece::Event(event) => {
                 batch.bytes += event.payload.len() + event.metadata.len();
                 batch.events.push(event);

@@ -175,6 +175,13 @@ async fn an_exported_tenant_lives_on_where_it_is_imported() {
     let events = lived.history.lines().count();
     assert!(said.contains(&format!("{events} events")), "{said}");
 
+    let without_end = text.trim_end().rsplit_once('\n').expect("lines").0;
+    let renamed = text.replacen("Carried 1", "Carried 2", 1);
+    for (changed, says) in [(without_end, "cut off"), (&renamed, "does not cover")] {
+        let (verified, said) = verify(changed);
+        assert!(!verified && said.contains(says), "{says}: {said}");
+    }
+
     let destination = Destination::new();
     let said = destination.imports(&file);
     assert!(said.contains(&format!("{events} events")), "{said}");

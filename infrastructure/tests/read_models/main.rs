@@ -17,6 +17,7 @@ mod news;
 mod nodes;
 mod overviews;
 mod records;
+mod restored;
 
 mod history;
 mod landlords;

@@ -253,7 +253,11 @@ async fn a_file_that_is_not_whole_is_refused_and_nothing_is_left() {
             "not an exported tenant",
         ),
         ("without its end", without(end), "cut off"),
-        ("cut in a line", whole[..whole.len() / 2].to_owned(), "line"),
+        (
+            "cut in a line",
+            format!("{}\n{{\"posit", lines[..4].join("\n")),
+            "cut off",
+        ),
         ("without an event", without(2), "position 3 where 2 must be"),
         ("without the first outcome", without(end - 2), "was changed"),
         ("events swapped", swapped, "position 4 where 3"),

@@ -160,7 +160,7 @@ pub async fn import_all(
     application.import_answers(source.export_answers()).await?;
     let keys = staff.len();
     teller.done(&format!(
-        "all is here: {total} tenants, {keys} keys of the staff"
+        "all is here: tenants: {total}, keys of the staff: {keys}"
     ));
     Ok(())
 }

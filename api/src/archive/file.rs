@@ -333,9 +333,13 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn malformed_because(&self, detail: &str) -> Broken {
-        Broken::Malformed {
-            line: self.line,
-            detail: detail.to_owned(),
+        let line = self.line;
+        match self.text.ends_with(b"\n") {
+            true => Broken::Malformed {
+                line,
+                detail: detail.to_owned(),
+            },
+            false => Broken::CutOff(line - 1),
         }
     }
 }

@@ -170,21 +170,33 @@ impl Application {
             }
         };
         store.finish(&archive.end).await?;
-        let recorded = self
-            .landlord
-            .restore(Some(&tenant), &archive.keys, &answers);
-        match recorded.await {
+        self.record(&tenant, &archive.keys, &answers).await?;
+        // Opened once, it rings: subscribers on nodes that run need not wait for its first request.
+        self.stores.open(tenant.id).await?;
+        Ok(Imported::New)
+    }
+
+    /// Records the tenant; from now on it is served.
+    async fn record<E: std::error::Error + 'static>(
+        &self,
+        tenant: &Tenant,
+        keys: &[ApiKey],
+        answers: &[StoredOutcome],
+    ) -> Result<(), ImportError<E>> {
+        let _no_other_key = self.keys.changing.lock().await;
+        let _no_other_tenant = self.directory.changing.lock().await;
+        match self.landlord.restore(Some(tenant), keys, answers).await {
             Ok(()) => {}
             Err(LandlordError::Unavailable(error)) => return Err(error.into()),
             Err(LandlordError::SlugTaken | LandlordError::KeyReused) => {
-                return Err(ImportError::SlugTaken(tenant.slug));
+                return Err(ImportError::SlugTaken(tenant.slug.clone()));
             }
         }
-        for key in &archive.keys {
+        for key in keys {
             self.keys.put(key.clone());
         }
-        self.directory.put(tenant);
-        Ok(Imported::New)
+        self.directory.put(tenant.clone());
+        Ok(())
     }
 
     /// The keys in force that belong to no tenant.
@@ -196,6 +208,7 @@ impl Application {
 
     /// Lets keys that belong to no tenant in here too, except those that were revoked here.
     pub async fn import_staff(&self, keys: &[ApiKey]) -> Result<(), Error> {
+        let _no_other_key = self.keys.changing.lock().await;
         self.landlord.restore(None, keys, &[]).await?;
         for key in self.landlord.keys().await? {
             if keys.iter().any(|it| it.id == key.id) {

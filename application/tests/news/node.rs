@@ -8,6 +8,7 @@ use application::Application;
 use application::doorbell::Doorbell;
 use application::keys::{ApiKey, KeyRing, Secret, Seed};
 use application::news::{LandlordNews, News, follow_news};
+use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
 use application::ports::{
     Agenda, Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random, Recorded,
     RecordedOutcome, TenantStore, TenantStores, Unavailable,
@@ -317,6 +318,24 @@ impl Landlord for ScriptedLandlord {
     async fn outcome(&self, _: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
         Ok(None)
     }
+
+    async fn answers(
+        &self,
+        _: &str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Vec<StoredOutcome>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn restore(
+        &self,
+        _: Option<&Tenant>,
+        _: &[ApiKey],
+        _: &[StoredOutcome],
+    ) -> Result<(), LandlordError> {
+        Err(Unavailable::new(ABSENT).into())
+    }
 }
 
 const ABSENT: &str = "what is not here";
@@ -332,6 +351,10 @@ impl TenantStores for Absent {
 
     async fn create(&self, _: TenantId) -> Result<(), Unavailable> {
         Err(Unavailable::new(ABSENT))
+    }
+
+    async fn restore(&self, _: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        Err(Unavailable::new(ABSENT).into())
     }
 
     fn heads(&self) -> Vec<(TenantId, Position)> {

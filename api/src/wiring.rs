@@ -1,5 +1,5 @@
 //! Which adapter stands behind which port: nothing outside of here names the `infrastructure`
-//! crate. What differs between the engines is in [`embedded`] and [`postgres`].
+//! crate. What differs between the engines is in `embedded` and `postgres`.
 //!
 //! Opening brings schemas up to date and everything small into memory (which tenants exist, who
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the

@@ -86,6 +86,9 @@ const TABLE: &[(&str, &str, &[&str])] = &[
         "/v1/landlord/tenants/{id}/subscription/cancel",
         LANDLORD,
     ),
+    ("get", "/v1/landlord/shards", LANDLORD),
+    ("post", "/v1/landlord/shards", LANDLORD),
+    ("put", "/v1/landlord/shards/{name}", LANDLORD),
     ("get", "/v1/landlord/plans", LANDLORD),
     ("get", "/v1/landlord/plans/{key}", LANDLORD),
     ("get", "/v1/landlord/features", LANDLORD),
@@ -293,6 +296,8 @@ async fn ask(client: &Client, method: &str, path: &str) -> Answer {
 fn body(path: &str) -> Value {
     let holder = json!({ "name": "Somebody" });
     match path.rsplit('/').next().unwrap_or_default() {
+        "shards" => json!({ "name": unique("s"), "url": "store" }),
+        _ if path.contains("/shards/") => json!({ "open": true }),
         "cards" => json!({ "holder": holder }),
         "bulk" => json!({ "operation": "issue", "cards": [{ "holder": holder }] }),
         "renew" => json!({ "expires_at": "2099-01-01T00:00:00Z" }),

@@ -13,10 +13,15 @@ mod keys;
 mod subscriptions;
 mod tenants;
 
+#[path = "servers/postgres.rs"]
+mod cluster;
+mod shards;
+
 mod quota;
 
 mod archive;
 mod maintenance;
+mod migrations;
 mod process;
 
 mod crash;

@@ -142,7 +142,7 @@ pub async fn import_all(
     application.import_staff(&staff).await?;
     let tenants = oldest_first(source);
     let total = tenants.len();
-    for_each(tenants, teller, async |tenant| {
+    for_each(tenants, 1, teller, async |tenant| {
         let (archive, pieces) = source
             .export_tenant(tenant.id)
             .await

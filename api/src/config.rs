@@ -95,6 +95,19 @@ pub struct Config {
     #[arg(long, env, global = true, value_name = "STORE", hide_env_values = true)]
     store: Option<Store>,
 
+    /// Whether older schemas are brought up to date when they are opened. With false the service does
+    /// not start on an older landlord's schema, and answers 503 for a tenant with an older one: for
+    /// whoever runs `migrate` first
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "MIGRATE",
+        default_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub migrate: bool,
+
     /// Address to listen on; port 0 takes a free one
     #[arg(
         long,
@@ -189,6 +202,11 @@ pub struct Limits {
     /// Connections of this node to each shard, shared by its tenants; the doorbell has two more
     #[arg(long = "shard-connections-max", env = "SHARD_CONNECTIONS_MAX", global = true, value_name = "SHARD_CONNECTIONS_MAX", default_value = "16", value_parser = connections)]
     pub shard_connections_max: u32,
+
+    /// Connections of this node to the database of each tenant with one of its own; closed when
+    /// unused for 30 s, or when the tenant's store is closed (OPEN_TENANTS_MAX)
+    #[arg(long = "dedicated-connections-max", env = "DEDICATED_CONNECTIONS_MAX", global = true, value_name = "DEDICATED_CONNECTIONS_MAX", default_value = "4", value_parser = connections)]
+    pub dedicated_connections_max: u32,
 }
 
 /// Where everything is kept.
@@ -371,6 +389,7 @@ mod tests {
             (&["--body-bytes-max", "many"], "BODY_BYTES_MAX"),
             (&["--header-timeout-s=-1"], "HEADER_TIMEOUT_S"),
             (&["--log-format", "xml"], "LOG_FORMAT"),
+            (&["--migrate", "perhaps"], "MIGRATE"),
             (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
             (&["--nope"], "--nope"),
             (&["dance"], "dance"),

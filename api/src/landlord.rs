@@ -3,6 +3,8 @@
 pub mod subscriptions;
 pub mod tenants;
 
+pub mod shards;
+
 pub mod catalogue;
 pub mod keys;
 pub mod subscribers;

@@ -138,6 +138,11 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))
         .routes(routes!(landlord::subscriptions::cancel))
+        .routes(routes!(
+            landlord::shards::list_shards,
+            landlord::shards::add_shard
+        ))
+        .routes(routes!(landlord::shards::change_shard))
         .routes(routes!(landlord::catalogue::list_plans))
         .routes(routes!(landlord::catalogue::get_plan))
         .routes(routes!(landlord::catalogue::list_features))

@@ -171,7 +171,8 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 async fn open(line: &CommandLine) -> anyhow::Result<Service> {
-    Service::open(&line.store(), &line.config.limits)
+    let migrate = line.config.migrate || matches!(line.role(), Role::Migrate);
+    Service::open(&line.store(), &line.config.limits, migrate)
         .await
         .context("STORE")
 }

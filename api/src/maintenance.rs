@@ -5,15 +5,21 @@
 //! tenant, the rest goes on, and the end says how many failed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use application::Application;
-use application::error::Error;
+use application::error::{Error, causes};
 use application::tenants::Tenant;
 use domain::ids::{Position, TenantId};
+use futures::stream::{self, StreamExt};
 
 /// After how many events a rebuild says how far it is.
 const PROGRESS_EVENTS: u64 = 100_000;
+/// After how many tenants a migration says how far it is.
+const PROGRESS_TENANTS: usize = 100;
+/// How many tenants are migrated at a time: each needs a connection of its own, beside those of the
+/// nodes that serve.
+const MIGRATIONS_AT_A_TIME: usize = 8;
 
 /// Why not everything was done.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +55,16 @@ pub trait Teller: Sync {
 /// [`Failed::Tenants`].
 pub async fn migrate(application: &Application, teller: &dyn Teller) -> Result<(), Failed> {
     let tenants = oldest_first(application);
-    let total = tenants.len();
-    for_each(tenants, teller, async |tenant| {
-        application.stores.open(tenant.id).await.map(drop)
-    })
-    .await?;
+    let (total, done) = (tenants.len(), AtomicUsize::new(0));
+    let work = async |tenant: &Tenant| {
+        let opened = application.stores.open(tenant.id).await.map(drop);
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(PROGRESS_TENANTS) && done < total {
+            teller.note(&format!("{done} of {total} tenants"));
+        }
+        opened
+    };
+    for_each(tenants, MIGRATIONS_AT_A_TIME, teller, work).await?;
     teller.done(&format!("up to date: the landlord and {total} tenants"));
     Ok(())
 }
@@ -81,14 +92,14 @@ pub async fn rebuild(
         ],
         None => oldest_first(application),
     };
-    for_each(tenants, teller, async |tenant| {
+    let work = async |tenant: &Tenant| {
         let progress = progress(teller, format!("{view} of {}", tenant.id));
         let rebuilt = application.subscribers.rebuild(view, tenant.id, &progress);
         let position = rebuilt.await?;
         teller.done(&format!("{view} of {}: position {position}", tenant.id));
         Ok::<_, Error>(())
-    })
-    .await
+    };
+    for_each(tenants, 1, teller, work).await
 }
 
 /// Tells now and then how far the work on `what` is.
@@ -111,28 +122,26 @@ pub(crate) fn oldest_first(application: &Application) -> Vec<Arc<Tenant>> {
     tenants
 }
 
+/// Does the work for `at_a_time` tenants at a time, whatever becomes of the others.
 pub(crate) async fn for_each<E: std::error::Error + 'static>(
     tenants: Vec<Arc<Tenant>>,
+    at_a_time: usize,
     teller: &dyn Teller,
     work: impl AsyncFn(&Tenant) -> Result<(), E>,
 ) -> Result<(), Failed> {
-    let (mut failed, total) = (0, tenants.len());
-    for tenant in tenants {
-        if !tenant.ready {
-            failed += 1;
-            let id = tenant.id;
-            teller.note(&format!(
-                "tenant {id}: half made; the next `serve` finishes it"
-            ));
-            continue;
+    let total = tenants.len();
+    let done = stream::iter(tenants).map(async |tenant| {
+        let failed = match tenant.ready {
+            true => work(&tenant).await.map_err(|error| causes(&error)),
+            false => Err("half made; the next `serve` finishes it".to_owned()),
+        };
+        if let Err(why) = &failed {
+            teller.note(&format!("tenant {}: {why}", tenant.id));
         }
-        if let Err(error) = work(&tenant).await {
-            failed += 1;
-            let causes = application::error::causes(&error);
-            teller.note(&format!("tenant {}: {causes}", tenant.id));
-        }
-    }
-    match failed {
+        usize::from(failed.is_err())
+    });
+    let done = done.buffer_unordered(at_a_time);
+    match done.fold(0, async |all, one| all + one).await {
         0 => Ok(()),
         failed => Err(Failed::Tenants { failed, total }),
     }

@@ -254,6 +254,9 @@ impl From<Error> for Problem {
             Error::Busy => Self::new(Code::Overloaded, detail),
             Error::Behind { .. } => Self::new(Code::ReadModelBehind, detail),
             Error::Unavailable(source) => source.into(),
+            Error::ShardUnreachable(source) => {
+                Self::new(Code::ShardUnreachable, detail).caused_by(source)
+            }
             Error::Internal(source) => Self::internal(source),
         }
     }
@@ -290,6 +293,9 @@ impl From<Refusal> for Problem {
                 detail,
             } => Self::validation(vec![FieldError::new(field, code, detail)]),
             Refusal::NoOpenShard => Self::new(Code::NoOpenShard, detail),
+            Refusal::NoDedicatedDatabase(_) => Self::new(Code::NoDedicatedDatabase, detail),
+            Refusal::NoShards => Self::new(Code::NoShards, detail),
+            Refusal::ShardExists => Self::new(Code::ShardExists, detail),
             Refusal::SlugTaken => Self::new(Code::SlugTaken, detail),
         }
     }

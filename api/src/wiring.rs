@@ -1,7 +1,7 @@
 //! Which adapter stands behind which port: nothing outside of here names the `infrastructure`
 //! crate. What differs between the engines is in `embedded` and `postgres`.
 //!
-//! Opening brings schemas up to date and everything small into memory (which tenants exist, who
+//! Opening brings schemas up to date (or refuses older ones) and everything small into memory (which tenants exist, who
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
 //! timer going; stopping undoes that in the opposite order.
 
@@ -15,7 +15,7 @@ use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
 use application::news::{LandlordNews, follow_news};
-use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
+use application::ports::{Clock, Landlord, ShardDatabases, Subscriber, TenantStores, Unavailable};
 use application::processes::run_timer;
 use application::scope::Role;
 use application::shards::Shards;
@@ -28,6 +28,7 @@ use domain::ids::KeyId;
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
 use infrastructure::clock::{SystemClock, SystemRandom};
+use infrastructure::database::Older;
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::landlord::LandlordReadModel;
 use sha2::{Digest, Sha256};
@@ -52,6 +53,7 @@ pub struct Service {
 struct Adapters {
     directory: Arc<Directory>,
     shards: Arc<Shards>,
+    shard_databases: Option<Arc<dyn ShardDatabases>>,
     /// What other nodes change; never told on the embedded store.
     news: LandlordNews,
     landlord: Arc<LandlordDatabase>,
@@ -82,18 +84,23 @@ pub enum LandlordKey {
 }
 
 impl Service {
-    /// Opens everything in `store`.
+    /// Opens everything in `store`. Schemas that are older than this program are brought up to date
+    /// if it is to `migrate`, and refused otherwise.
     ///
     /// # Errors
     ///
     /// What cannot be had, and why.
-    pub async fn open(store: &Store, limits: &Limits) -> Result<Self, Unavailable> {
+    pub async fn open(store: &Store, limits: &Limits, migrate: bool) -> Result<Self, Unavailable> {
+        let older = match migrate {
+            true => Older::Migrate,
+            false => Older::Refuse,
+        };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let doorbell = Doorbell::default();
         let adapters = match store {
-            Store::Sqlite(path) => embedded::open(path, limits, &clock, &doorbell).await?,
+            Store::Sqlite(path) => embedded::open(path, limits, older, &clock, &doorbell).await?,
             Store::Postgres(database) => {
-                postgres::open(database, limits, &clock, &doorbell).await?
+                postgres::open(database, limits, older, &clock, &doorbell).await?
             }
         };
         let overviews = adapters.overviews;
@@ -107,6 +114,7 @@ impl Service {
             stores,
             directory: adapters.directory,
             shards: adapters.shards,
+            shard_databases: adapters.shard_databases,
             keys: KeyRing::new(adapters.landlord.keys().await?),
             landlord: adapters.landlord,
             agenda: Arc::clone(&overviews) as _,

@@ -188,7 +188,9 @@ impl Application {
         match self.landlord.restore(Some(tenant), keys, answers).await {
             Ok(()) => {}
             Err(LandlordError::Unavailable(error)) => return Err(error.into()),
-            Err(LandlordError::SlugTaken | LandlordError::KeyReused) => {
+            Err(
+                LandlordError::SlugTaken | LandlordError::KeyReused | LandlordError::ShardExists,
+            ) => {
                 return Err(ImportError::SlugTaken(tenant.slug.clone()));
             }
         }

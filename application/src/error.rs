@@ -49,6 +49,9 @@ pub enum Error {
     /// A dependency did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// This node does not reach a shard that it was told to use.
+    #[error("this node does not reach the shard's database")]
+    ShardUnreachable(#[source] Unavailable),
     /// Something that the code holds impossible has happened.
     #[error("{0}")]
     Internal(String),
@@ -96,6 +99,15 @@ pub enum Refusal {
     /// Every shard is closed for new tenants.
     #[error("no shard is open for new tenants")]
     NoOpenShard,
+    /// The shard's login may not make databases.
+    #[error("the login of the shard {0} may not make databases: grant it CREATEDB")]
+    NoDedicatedDatabase(String),
+    /// The embedded store has no shards.
+    #[error("the embedded store has no shards: every tenant has a file of its own")]
+    NoShards,
+    /// Another shard has this name.
+    #[error("there is another shard of this name")]
+    ShardExists,
     /// Another tenant has this slug.
     #[error("the slug is taken")]
     SlugTaken,
@@ -159,6 +171,7 @@ impl From<LandlordError> for Error {
     fn from(error: LandlordError) -> Self {
         match error {
             LandlordError::SlugTaken => Self::Refused(Refusal::SlugTaken),
+            LandlordError::ShardExists => Self::Refused(Refusal::ShardExists),
             LandlordError::KeyReused => Self::KeyReused,
             LandlordError::Unavailable(source) => Self::Unavailable(source),
         }

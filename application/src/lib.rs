@@ -32,7 +32,7 @@ use domain::catalogue::Catalogue;
 use domain::event::Decoder;
 
 use crate::keys::KeyRing;
-use crate::ports::{Agenda, Clock, Landlord, LandlordView, Random, TenantStores};
+use crate::ports::{Agenda, Clock, Landlord, LandlordView, Random, ShardDatabases, TenantStores};
 use crate::shards::Shards;
 use crate::subscribers::Subscribers;
 use crate::tenants::Directory;
@@ -59,6 +59,8 @@ pub struct Application {
     pub directory: Arc<Directory>,
     /// Where tenants can be, in memory.
     pub shards: Arc<Shards>,
+    /// This node's way to them; none on the embedded store.
+    pub shard_databases: Option<Arc<dyn ShardDatabases>>,
     /// Who may come in, in memory.
     pub keys: KeyRing,
     /// Everything that follows the ledgers.

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::restore::{OutcomePage, RestoreError, RestoringStore, StoredOutcome};
 use crate::cards::{Card, CardFilter, CardPage};
 use crate::keys::ApiKey;
-use crate::shards::Shard;
+use crate::shards::{Shard, UrlReference};
 use crate::tenants::{Tenant, TenantFilter, TenantOverview, TenantPage};
 
 /// A dependency (a database, a full queue, a read model that is behind) could not answer.
@@ -348,8 +348,25 @@ pub trait Landlord: Send + Sync {
 
     /// Every shard; none on the embedded store.
     async fn shards(&self) -> Result<Vec<Shard>, Unavailable>;
-    /// Records a shard; `false` if there is one of its name.
-    async fn add_shard(&self, shard: &Shard) -> Result<bool, Unavailable>;
+    /// Records a shard and the outcome to answer again. One that is recorded as the same already
+    /// is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`LandlordError::ShardExists`] if there is another of its name.
+    async fn add_shard(
+        &self,
+        shard: &Shard,
+        at: DateTime<Utc>,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError>;
+    /// Records whether a shard is open, and the outcome to answer again.
+    async fn change_shard(
+        &self,
+        shard: &Shard,
+        at: DateTime<Utc>,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError>;
 
     /// Every API key that is not revoked, of landlord staff and tenants alike.
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable>;
@@ -404,12 +421,40 @@ pub enum LandlordError {
     /// Another tenant has this slug.
     #[error("the slug is taken")]
     SlugTaken,
+    /// Another shard has this name.
+    #[error("there is another shard of this name")]
+    ShardExists,
     /// The idempotency key was used before for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
     /// The database did not answer.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// This node's way to the databases that are shards.
+#[async_trait]
+pub trait ShardDatabases: Send + Sync {
+    /// Asks a database for a sign of life, and what its login may do.
+    async fn probe(&self, url: &UrlReference) -> Result<ShardLogin, ShardUnreachable>;
+}
+
+/// What this node's login may do in a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardLogin {
+    /// Make databases: what a tenant with a database of its own needs.
+    pub may_make_databases: bool,
+}
+
+/// Why this node does not reach a shard.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardUnreachable {
+    /// The reference leads to no address here; says why, without the address.
+    #[error("{0}")]
+    NoAddress(String),
+    /// The database does not answer.
+    #[error(transparent)]
+    NoAnswer(Unavailable),
 }
 
 /// The landlord's read models: usage and entitlements of each tenant, kept by a subscriber.

@@ -3,15 +3,28 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::ids::Slug;
+use futures::stream::{self, StreamExt};
+use serde::{Deserialize, Serialize};
 
-use crate::error::Refusal;
-use crate::tenants::Directory;
+use crate::Application;
+use crate::commands::Done;
+use crate::error::{Error, Refusal};
+use crate::ports::{Recorded, ShardDatabases, ShardUnreachable, Unavailable};
+use crate::scope::{Command, Role, Scope};
+use crate::tenants::{Directory, Isolation, landlord_record};
+
+/// How many shards there may be: each node keeps connections to all of them.
+pub const SHARDS_MAX: usize = 256;
+/// How many shards are asked for a sign of life at a time.
+const PROBES_AT_A_TIME: usize = 16;
+
+const LANDLORD: &[Role] = &[Role::Landlord];
 
 /// A database that tenants' ledgers are placed in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// Its name, unique.
     pub name: Slug,
@@ -23,7 +36,8 @@ pub struct Shard {
 
 /// Where a node finds a shard's address. The address itself has a password in it, and may differ
 /// between nodes, so it is not recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum UrlReference {
     /// The landlord's own database: `store`.
     Store,
@@ -72,6 +86,31 @@ impl fmt::Display for UrlReference {
     }
 }
 
+impl TryFrom<String> for UrlReference {
+    type Error = InvalidUrlReference;
+
+    fn try_from(text: String) -> Result<Self, InvalidUrlReference> {
+        text.parse()
+    }
+}
+
+impl From<UrlReference> for String {
+    fn from(url: UrlReference) -> Self {
+        url.to_string()
+    }
+}
+
+/// What the landlord sees of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardOverview {
+    /// As recorded.
+    pub shard: Shard,
+    /// How many tenants are in it.
+    pub tenants: usize,
+    /// Whether this node reaches it.
+    pub reachable: bool,
+}
+
 /// Which shards there are: all of them, in memory, as the landlord records them.
 #[derive(Debug, Default)]
 pub struct Shards {
@@ -93,6 +132,12 @@ impl Shards {
             .map(|shard| (shard.name.clone(), shard))
             .collect();
         *self.shards.write().unwrap_or_else(PoisonError::into_inner) = by_name;
+    }
+
+    /// This shard, instead of the one of its name before.
+    fn put(&self, shard: Shard) {
+        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        shards.insert(shard.name.clone(), shard);
     }
 
     /// The shard of this name.
@@ -131,4 +176,151 @@ impl Shards {
             None => Err(Refusal::NoOpenShard),
         }
     }
+}
+
+impl Application {
+    /// Records a shard, once it is known that this node reaches it. One that is recorded as the
+    /// same already is answered the same.
+    pub async fn add_shard(&self, command: &Command, shard: Shard) -> Result<Done<Shard>, Error> {
+        command.scope.require(LANDLORD)?;
+        let databases = self.shard_databases()?;
+        if let Some(done) = self.shard_recorded_before(command).await? {
+            return Ok(done);
+        }
+        let is_new = self.shards.get(&shard.name).is_none();
+        if is_new && self.shards.all().len() >= SHARDS_MAX {
+            return Err(invalid(
+                "name",
+                "too_many_shards",
+                "there are too many shards",
+            ));
+        }
+        databases.probe(&shard.url).await.map_err(not_reached)?;
+        let record = landlord_record(command, &shard)?;
+        let recorded = self
+            .landlord
+            .add_shard(&shard, self.clock.now(), record.as_ref())
+            .await?;
+        self.shard_recorded(shard, recorded)
+    }
+
+    /// Opens a shard for new tenants, or closes it. Its tenants stay in it.
+    pub async fn open_shard(
+        &self,
+        command: &Command,
+        name: &Slug,
+        open: bool,
+    ) -> Result<Done<Shard>, Error> {
+        command.scope.require(LANDLORD)?;
+        self.shard_databases()?;
+        if let Some(done) = self.shard_recorded_before(command).await? {
+            return Ok(done);
+        }
+        let known = self.shards.get(name).ok_or(Error::NotFound("shard"))?;
+        let shard = Shard { open, ..known };
+        let record = landlord_record(command, &shard)?;
+        let recorded = self
+            .landlord
+            .change_shard(&shard, self.clock.now(), record.as_ref())
+            .await?;
+        self.shard_recorded(shard, recorded)
+    }
+
+    /// Every shard, by name.
+    pub async fn shard_overviews(&self, scope: &Scope) -> Result<Vec<ShardOverview>, Error> {
+        scope.require(LANDLORD)?;
+        let databases = self.shard_databases()?;
+        let placed = self.directory.count_by_shard();
+        let overviews = stream::iter(self.shards.all()).map(|shard| {
+            let tenants = placed.get(&shard.name).copied().unwrap_or_default();
+            async move {
+                ShardOverview {
+                    reachable: databases.probe(&shard.url).await.is_ok(),
+                    tenants,
+                    shard,
+                }
+            }
+        });
+        Ok(overviews.buffered(PROBES_AT_A_TIME).collect().await)
+    }
+
+    /// Where to place a new tenant; `None` if there are no shards.
+    ///
+    /// A database of its own is promised only where one can be made: the tenant is recorded before
+    /// its store is.
+    pub(crate) async fn place(&self, isolation: Isolation) -> Result<Option<Slug>, Error> {
+        let Some(name) = self.shards.place(&self.directory)? else {
+            return Ok(None);
+        };
+        if isolation == Isolation::Dedicated
+            && let Some(shard) = self.shards.get(&name)
+        {
+            let login = self.shard_databases()?.probe(&shard.url).await;
+            let login = login.map_err(|error| Unavailable::because("the tenant's shard", error))?;
+            if !login.may_make_databases {
+                return Err(Refusal::NoDedicatedDatabase(name.into()).into());
+            }
+        }
+        Ok(Some(name))
+    }
+
+    /// This node's way to the shards' databases; none on the embedded store.
+    pub(crate) fn shard_databases(&self) -> Result<&Arc<dyn ShardDatabases>, Error> {
+        let databases = self.shard_databases.as_ref();
+        databases.ok_or_else(|| Refusal::NoShards.into())
+    }
+
+    /// The answer to the same request, if it was given before. Asked before the rules, which may
+    /// refuse today what was done then.
+    async fn shard_recorded_before(&self, command: &Command) -> Result<Option<Done<Shard>>, Error> {
+        let Some(record) = landlord_record(command, &())? else {
+            return Ok(None);
+        };
+        match self.landlord.outcome(&record.key).await? {
+            None => Ok(None),
+            Some(before) if before.fingerprint != record.fingerprint => Err(Error::KeyReused),
+            Some(before) => replayed(&before.outcome).map(Some),
+        }
+    }
+
+    fn shard_recorded(&self, shard: Shard, recorded: Recorded) -> Result<Done<Shard>, Error> {
+        match recorded {
+            Recorded::New => {
+                self.shards.put(shard.clone());
+                Ok(done(shard, false))
+            }
+            Recorded::Replayed(before) => replayed(&before.outcome),
+        }
+    }
+}
+
+fn replayed(outcome: &str) -> Result<Done<Shard>, Error> {
+    let shard = serde_json::from_str(outcome)
+        .map_err(|error| Error::Internal(format!("a recorded outcome: {error}")))?;
+    Ok(done(shard, true))
+}
+
+const fn done(shard: Shard, replayed: bool) -> Done<Shard> {
+    Done {
+        value: shard,
+        version: 1,
+        position: 0,
+        replayed,
+    }
+}
+
+fn not_reached(why: ShardUnreachable) -> Error {
+    match why {
+        ShardUnreachable::NoAddress(why) => invalid("url", "no_address", why),
+        ShardUnreachable::NoAnswer(why) => Error::ShardUnreachable(why),
+    }
+}
+
+fn invalid(field: &'static str, code: &'static str, detail: impl Into<String>) -> Error {
+    Refusal::Invalid {
+        field,
+        code,
+        detail: detail.into(),
+    }
+    .into()
 }

@@ -234,13 +234,14 @@ impl Application {
             return Err(unknown_plan(&new.plan));
         }
         let now = self.clock.now();
+        let shard = self.place(new.isolation).await?;
         let tenant = Tenant {
             id: TenantId::new(self.random.id()),
             name: new.name,
             slug: new.slug,
             first_plan: new.plan,
             isolation: new.isolation,
-            shard: self.shards.place(&self.directory)?,
+            shard,
             created_at: now,
             ready: false,
         };

@@ -55,6 +55,51 @@ pub struct SchemaTooNew {
     pub known: i64,
 }
 
+/// The database was not brought up to date, and nobody may do so here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database's schema is version {found}; this program needs {known}: run `digital-card migrate`"
+)]
+pub struct SchemaTooOld {
+    /// The version of the database's schema; 0 if it has none.
+    pub found: i64,
+    /// The version needed here.
+    pub known: i64,
+}
+
+/// What to do about a schema that is older than this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// Bring it up to date.
+    Migrate,
+    /// Refuse it: [`SchemaTooOld`].
+    Refuse,
+}
+
+/// Whether a schema has to be brought up to date, which may be done.
+pub(crate) fn is_older(found: i64, migrator: &Migrator, older: Older) -> Result<bool, sqlx::Error> {
+    let known = newest(migrator);
+    if found > known {
+        let error = SchemaTooNew { found, known };
+        return Err(sqlx::Error::Configuration(error.into()));
+    }
+    match older {
+        Older::Refuse if found < known => Err(too_old(found, migrator)),
+        Older::Refuse | Older::Migrate => Ok(found < known),
+    }
+}
+
+/// A schema is older than this program, and refused.
+pub(crate) fn too_old(found: i64, migrator: &Migrator) -> sqlx::Error {
+    let known = newest(migrator);
+    sqlx::Error::Configuration(SchemaTooOld { found, known }.into())
+}
+
+/// The version that a migrator leads to.
+pub(crate) fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|it| it.version).max().unwrap_or(0)
+}
+
 impl Database {
     /// Opens the file, making it if it is not there, and brings its schema up to date.
     ///
@@ -62,24 +107,31 @@ impl Database {
     ///
     /// What SQLite says; [`SchemaTooNew`] in [`sqlx::Error::Configuration`].
     pub async fn open(path: &Path, migrator: &Migrator) -> Result<Self, sqlx::Error> {
-        Self::open_with(options(path).create_if_missing(true), migrator).await
+        let options = options(path).create_if_missing(true);
+        Self::open_with(options, migrator, Older::Migrate).await
     }
 
-    /// Opens the file, which must be there, and brings its schema up to date.
+    /// Opens the file, which must be there, and brings its schema up to date if that may be done.
     ///
     /// # Errors
     ///
-    /// As [`Self::open`]; also if the file is missing.
-    pub async fn open_existing(path: &Path, migrator: &Migrator) -> Result<Self, sqlx::Error> {
-        Self::open_with(options(path), migrator).await
+    /// As [`Self::open`]; also if the file is missing; [`SchemaTooOld`] in
+    /// [`sqlx::Error::Configuration`].
+    pub async fn open_existing(
+        path: &Path,
+        migrator: &Migrator,
+        older: Older,
+    ) -> Result<Self, sqlx::Error> {
+        Self::open_with(options(path), migrator, older).await
     }
 
     async fn open_with(
         options: SqliteConnectOptions,
         migrator: &Migrator,
+        older: Older,
     ) -> Result<Self, sqlx::Error> {
         let mut writer = options.connect().await?;
-        migrate(&mut writer, migrator).await?;
+        migrate(&mut writer, migrator, older).await?;
         let options = options.create_if_missing(false);
         let readers = PoolOptions::new()
             .max_connections(READERS_MAX)
@@ -176,16 +228,16 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 /// Brings the schema up to date. The version is also noted in the file's header, so that opening
 /// an up-to-date file costs one pragma instead of the migrator's half dozen statements.
-async fn migrate(writer: &mut SqliteConnection, migrator: &Migrator) -> Result<(), sqlx::Error> {
-    let known = migrator.iter().map(|it| it.version).max().unwrap_or(0);
+async fn migrate(
+    writer: &mut SqliteConnection,
+    migrator: &Migrator,
+    older: Older,
+) -> Result<(), sqlx::Error> {
     let found: i64 = sqlx::query_scalar("pragma user_version")
         .fetch_one(&mut *writer)
         .await?;
-    if found > known {
-        let error = SchemaTooNew { found, known };
-        return Err(sqlx::Error::Configuration(error.into()));
-    }
-    if found < known || known == 0 {
+    let known = newest(migrator);
+    if is_older(found, migrator, older)? || known == 0 {
         migrator.run_direct(writer).await?;
         sqlx::query(&format!("pragma user_version = {known}"))
             .execute(writer)

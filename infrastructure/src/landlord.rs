@@ -24,7 +24,7 @@ use domain::ids::{KeyId, Slug, TenantId};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
-use crate::database::{Database, unavailable};
+use crate::database::{Database, Older, too_old, unavailable};
 use crate::news::{CHANNEL, word};
 use crate::portable::postgres::PostgresDatabase;
 use crate::portable::{Engine, Row, Statement, Transaction, statement};
@@ -43,22 +43,27 @@ pub(crate) const TENANT_COLUMNS: &str = "tenants.id, tenants.name, tenants.slug,
 /// The columns of `api_keys`, in the order that [`key`] reads them.
 const KEY_COLUMNS: &str = "id, hash, role, tenant_id, name, created_at";
 
-/// Opens the landlord's database file, making it if it is not there.
+/// Opens the landlord's database file. One that is not there is made, unless it would be refused.
 ///
 /// # Errors
 ///
-/// What SQLite says; also if the file's schema is newer than this program.
-pub async fn open(path: &Path) -> Result<Database, sqlx::Error> {
-    Database::open(path, &SQLITE).await
+/// What SQLite says; also if the file's schema is newer than this program, or older and refused.
+pub async fn open(path: &Path, older: Older) -> Result<Database, sqlx::Error> {
+    match older {
+        Older::Migrate => Database::open(path, &SQLITE).await,
+        Older::Refuse if !path.exists() => Err(too_old(0, &SQLITE)),
+        Older::Refuse => Database::open_existing(path, &SQLITE, older).await,
+    }
 }
 
-/// The landlord's database on PostgreSQL, brought up to date. Any number of nodes may use it.
+/// The landlord's database on PostgreSQL, up to date. Any number of nodes may use it.
 ///
 /// # Errors
 ///
-/// What PostgreSQL says; also if the database's schema is newer than this program.
-pub async fn connect(pool: PgPool) -> Result<PostgresDatabase, sqlx::Error> {
-    PostgresDatabase::connect(pool, &POSTGRES).await
+/// What PostgreSQL says; also if the database's schema is newer than this program, or older and
+/// refused.
+pub async fn connect(pool: PgPool, older: Older) -> Result<PostgresDatabase, sqlx::Error> {
+    PostgresDatabase::connect(pool, &POSTGRES, older).await
 }
 
 /// The landlord's records.
@@ -93,6 +98,38 @@ impl LandlordDatabase {
                 otherwise
             }
         }
+    }
+
+    /// Records a shard with `change`, unless it is recorded as the same already, and the answer to
+    /// give again.
+    async fn record_shard(
+        &self,
+        shard: &Shard,
+        change: Statement,
+        at: DateTime<Utc>,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        let mut transaction = self.database.begin().await.map_err(failed)?;
+        match begin_adding(&mut *transaction, None, at, idempotency).await {
+            Ok(Recorded::New) => {
+                transaction.run(change).await.map_err(failed)?;
+            }
+            Err(LandlordError::Unavailable(error)) => return Err(error.into()),
+            otherwise => {
+                transaction.rollback().await.map_err(failed)?;
+                return otherwise;
+            }
+        }
+        let found = transaction.run(select_shard(&shard.name)).await;
+        let found = found.map_err(failed)?;
+        let recorded = found.first().map(self::shard).transpose();
+        if recorded.map_err(failed)?.as_ref() != Some(shard) {
+            transaction.rollback().await.map_err(failed)?;
+            return Err(LandlordError::ShardExists);
+        }
+        let last = select_shard(&shard.name);
+        transaction.commit(last).await.map_err(failed)?;
+        Ok(Recorded::New)
     }
 
     /// What a statement finds, read by `read`.
@@ -143,16 +180,24 @@ impl Landlord for LandlordDatabase {
         self.found(statement(sql), shard).await
     }
 
-    async fn add_shard(&self, shard: &Shard) -> Result<bool, Unavailable> {
-        let sql = "insert into shards (name, url, open) values ($1, $2, $3) \
-                   on conflict (name) do nothing returning name";
-        let insert = statement(sql)
-            .bind(shard.name.as_str())
-            .bind(shard.url.to_string())
-            .bind(i64::from(shard.open))
-            .notify(CHANNEL, word(News::Shards));
-        let added = self.database.write(insert).await;
-        Ok(!added.map_err(unavailable(THE_DATABASE))?.is_empty())
+    async fn add_shard(
+        &self,
+        shard: &Shard,
+        at: DateTime<Utc>,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        self.record_shard(shard, insert_shard(shard), at, idempotency)
+            .await
+    }
+
+    async fn change_shard(
+        &self,
+        shard: &Shard,
+        at: DateTime<Utc>,
+        idempotency: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        self.record_shard(shard, update_shard(shard), at, idempotency)
+            .await
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable> {
@@ -268,6 +313,28 @@ fn insert_tenant(tenant: &Tenant) -> Statement {
         .bind(i64::from(tenant.ready))
         .bind(tenant.shard.as_ref().map(Slug::as_str))
         .notify(CHANNEL, word(News::Tenant(tenant.id)))
+}
+
+/// Adds a shard, unless there is one of its name.
+fn insert_shard(shard: &Shard) -> Statement {
+    let sql = "insert into shards (name, url, open) values ($1, $2, $3) \
+               on conflict (name) do nothing returning name";
+    statement(sql)
+        .bind(shard.name.as_str())
+        .bind(shard.url.to_string())
+        .bind(i64::from(shard.open))
+        .notify(CHANNEL, word(News::Shards))
+}
+
+fn update_shard(shard: &Shard) -> Statement {
+    statement("update shards set open = $2 where name = $1 returning name")
+        .bind(shard.name.as_str())
+        .bind(i64::from(shard.open))
+        .notify(CHANNEL, word(News::Shards))
+}
+
+fn select_shard(name: &Slug) -> Statement {
+    statement("select name, url, open from shards where name = $1").bind(name.as_str())
 }
 
 fn insert_key(key: &ApiKey) -> Statement {

@@ -3,19 +3,23 @@
 //! A shard is connected to when it is first needed, and stays so. Which shard a tenant is in, and
 //! where a shard is, is known from memory: no tenant's request asks the landlord's database.
 
+mod dedicated;
+
 use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use application::doorbell::Doorbell;
-use application::ports::Unavailable;
+use application::ports::{Landlord, ShardDatabases, ShardLogin, ShardUnreachable, Unavailable};
 use application::shards::{Shards, UrlReference};
-use application::tenants::{Directory, Tenant};
+use application::tenants::{Directory, Isolation, Tenant};
 use async_trait::async_trait;
 use domain::ids::{Slug, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::doorbell::{Residents, ShardDoorbell};
@@ -28,6 +32,11 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(300);
 /// A connection that was unused for longer is asked whether it still is one before it is used
 /// again: a server takes longer to restart.
 const TRUSTED_FOR: Duration = Duration::from_millis(500);
+/// How long a tenant's own database keeps a connection that is unused: there are as many of them
+/// as tenants, and a server has connections for few.
+const DEDICATED_CONNECTION_IDLE: Duration = Duration::from_secs(30);
+/// The most bytes of a file with an address.
+const ADDRESS_BYTES_MAX: u64 = 4_096;
 /// How long the server lets a statement run, wait for a lock, and leave a transaction open.
 const LIMITS: [(&str, &str); 3] = [
     ("statement_timeout", "60s"),
@@ -40,6 +49,11 @@ const WHAT: &str = "the tenant's shard";
 /// The address in a `postgres://` URL, if it is one. What is wrong with it is not said: the parser's
 /// words may quote a password.
 pub fn address(url: &str) -> Option<PgConnectOptions> {
+    // The parser takes any scheme.
+    let (scheme, _) = url.split_once("://")?;
+    if !["postgres", "postgresql"].contains(&scheme) {
+        return None;
+    }
     let options = url.parse::<PgConnectOptions>().ok()?;
     Some(
         options
@@ -55,6 +69,10 @@ pub fn address(url: &str) -> Option<PgConnectOptions> {
 /// when they have grown, that plan reads all of them for every card (a quarter of the issuances/s
 /// at 64 connections).
 pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
+    pool_of(database, connections_max, CONNECTION_IDLE)
+}
+
+fn pool_of(database: &PgConnectOptions, connections_max: u32, idle: Duration) -> PgPool {
     let database = database
         .clone()
         .options([("enable_seqscan", "off")])
@@ -62,7 +80,7 @@ pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(CONNECTION_WAIT_MAX)
-        .idle_timeout(CONNECTION_IDLE)
+        .idle_timeout(idle)
         .test_before_acquire(false)
         .before_acquire(|connection, state| {
             Box::pin(async move {
@@ -78,9 +96,12 @@ pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
 /// The shards that this node is connected to.
 pub struct ConnectedShards {
     node: Node,
+    landlord: Arc<dyn Landlord>,
     records: Arc<Shards>,
     directory: Arc<Directory>,
     connected: Mutex<HashMap<Slug, Connected>>,
+    /// The databases of their own that tenants in use have.
+    dedicated: Mutex<HashMap<(Slug, TenantId), Weak<Place>>>,
 }
 
 /// What is this node's own in every shard.
@@ -93,60 +114,76 @@ pub struct Node {
     pub doorbell: Doorbell,
     /// How many connections to a shard its tenants share. The doorbell has two more.
     pub connections_max: u32,
+    /// How many connections a tenant has to a database of its own, while it is in use.
+    pub dedicated_connections_max: u32,
 }
 
-/// A shard, connected.
-pub struct ConnectedShard {
+/// The database that a tenant's schema is in.
+pub struct Place {
     /// Where it is.
     pub options: PgConnectOptions,
-    /// The connections that its tenants share.
+    /// The connections to it: shared by the shard's tenants, unless it is one tenant's own.
     pub pool: PgPool,
+    /// The shard, if this is a tenant's own database beside it.
+    beside: Option<PgConnectOptions>,
 }
 
 struct Connected {
-    shard: Arc<ConnectedShard>,
+    shard: Arc<Place>,
     doorbell: ShardDoorbell,
 }
 
 impl ConnectedShards {
     /// Connections to shards as they are recorded, for tenants as they are known.
-    pub fn new(node: Node, records: Arc<Shards>, directory: Arc<Directory>) -> Self {
+    pub fn new(
+        node: Node,
+        landlord: Arc<dyn Landlord>,
+        records: Arc<Shards>,
+        directory: Arc<Directory>,
+    ) -> Self {
         Self {
             node,
+            landlord,
             records,
             directory,
             connected: Mutex::default(),
+            dedicated: Mutex::default(),
         }
     }
 
-    /// The shard of a tenant.
+    /// The database that a tenant's schema is in. Connections to one of the tenant's own are there
+    /// for as long as anybody holds it.
     ///
     /// # Errors
     ///
     /// [`Unavailable`] if this node does not know the tenant, or the address of its shard.
-    pub fn of(&self, tenant: TenantId) -> Result<Arc<ConnectedShard>, Unavailable> {
+    pub async fn of(&self, tenant: TenantId) -> Result<Arc<Place>, Unavailable> {
         match self.directory.get(tenant) {
-            Some(known) => self.of_record(&known),
+            Some(known) => self.of_record(&known).await,
             None => Err(Unavailable::because(WHAT, "the tenant is in none")),
         }
     }
 
-    /// The shard of a tenant as it is recorded, or will be.
+    /// The database for the schema of a tenant as it is recorded, or will be.
     ///
     /// # Errors
     ///
     /// [`Unavailable`] if it is in none, or the shard's address is not known on this node.
-    pub fn of_record(&self, tenant: &Tenant) -> Result<Arc<ConnectedShard>, Unavailable> {
-        match &tenant.shard {
-            Some(name) => self.named(name),
-            None => Err(Unavailable::because(WHAT, "the tenant is in none")),
-        }
+    pub async fn of_record(&self, tenant: &Tenant) -> Result<Arc<Place>, Unavailable> {
+        let Some(name) = &tenant.shard else {
+            return Err(Unavailable::because(WHAT, "the tenant is in none"));
+        };
+        let shard = self.named(name).await?;
+        Ok(match tenant.isolation {
+            Isolation::Shared => shard,
+            Isolation::Dedicated => self.dedicated(name, tenant.id, &shard),
+        })
     }
 
     /// Connects to every shard there is; one whose address is not known here is told and left.
     pub fn connect_all(&self) {
         for shard in self.records.all() {
-            if let Err(error) = self.named(&shard.name) {
+            if let Err(error) = self.connect(&shard.name) {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(shard = shard.name.as_str(), error, "cannot be connected to");
             }
@@ -161,7 +198,7 @@ impl ConnectedShards {
     pub async fn answer(&self) -> Result<(), Unavailable> {
         let all = self.records.all();
         let all = all.iter().map(|shard| async {
-            let shard = self.named(&shard.name)?;
+            let shard = self.named(&shard.name).await?;
             let answer = sqlx::query("select 1").execute(&shard.pool).await;
             answer.map_err(|error| Unavailable::because("a shard", error))
         });
@@ -177,7 +214,15 @@ impl ConnectedShards {
         }
     }
 
-    fn named(&self, name: &Slug) -> Result<Arc<ConnectedShard>, Unavailable> {
+    async fn named(&self, name: &Slug) -> Result<Arc<Place>, Unavailable> {
+        if self.records.get(name).is_none() {
+            // Another node may have added it a moment ago.
+            self.records.replace(self.landlord.shards().await?);
+        }
+        self.connect(name)
+    }
+
+    fn connect(&self, name: &Slug) -> Result<Arc<Place>, Unavailable> {
         let mut connected = self.lock();
         if let Some(found) = connected.get(name) {
             return Ok(Arc::clone(&found.shard));
@@ -194,9 +239,10 @@ impl ConnectedShards {
         };
         let Node { id, doorbell, .. } = &self.node;
         let doorbell = ShardDoorbell::start(&options, doorbell, *id, Arc::new(residents));
-        let shard = Arc::new(ConnectedShard {
+        let shard = Arc::new(Place {
             pool: pool(&options, self.node.connections_max),
             options,
+            beside: None,
         });
         let new = Connected {
             shard: Arc::clone(&shard),
@@ -212,8 +258,9 @@ impl ConnectedShards {
             UrlReference::Environment(variable) => {
                 std::env::var(variable).map_err(|_| AddressError::NotSet(variable.clone()))?
             }
-            UrlReference::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| AddressError::NotRead(path.clone(), error))?,
+            UrlReference::File(path) => {
+                read(path).map_err(|error| AddressError::NotRead(path.clone(), error))?
+            }
         };
         address(text.trim()).ok_or_else(|| AddressError::Malformed(url.to_string()))
     }
@@ -228,8 +275,40 @@ impl ConnectedShards {
 #[async_trait]
 impl TenantShards for ConnectedShards {
     async fn shard(&self, tenant: TenantId) -> Result<PgPool, Unavailable> {
-        Ok(self.of(tenant)?.pool.clone())
+        Ok(self.of(tenant).await?.pool.clone())
     }
+}
+
+#[async_trait]
+impl ShardDatabases for ConnectedShards {
+    /// On a connection of its own: the shard need not be recorded yet.
+    async fn probe(&self, url: &UrlReference) -> Result<ShardLogin, ShardUnreachable> {
+        let options = self.address(url);
+        let options = options.map_err(|why| ShardUnreachable::NoAddress(why.to_string()))?;
+        let asked = timeout(CONNECTION_WAIT_MAX, login_of(&options)).await;
+        let answered = match asked {
+            Ok(answered) => answered.map_err(|error| Unavailable::because("a shard", error)),
+            Err(late) => Err(Unavailable::because("a shard", late)),
+        };
+        answered.map_err(ShardUnreachable::NoAnswer)
+    }
+}
+
+async fn login_of(shard: &PgConnectOptions) -> Result<ShardLogin, sqlx::Error> {
+    let mut connection = shard.connect().await?;
+    let sql = "select rolcreatedb or rolsuper from pg_roles where rolname = current_user";
+    let may_make_databases = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(ShardLogin { may_make_databases })
+}
+
+/// The text of a small file.
+fn read(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(ADDRESS_BYTES_MAX)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Why the address of a shard is not known on this node.

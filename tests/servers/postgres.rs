@@ -4,20 +4,26 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use sqlx::postgres::PgConnectOptions;
 
-/// A running cluster, shared by the tests of a process.
+/// A running cluster: the one that the tests of a process share, or one of a test's own.
 pub struct Cluster {
     directory: PathBuf,
-    /// Its standard input is what the cluster lives by, and where it is told to stop or start.
-    keeper: Child,
+    keeper: Mutex<Keeper>,
 }
 
-/// Makes the cluster, starts it, says where it is, and stops it when nobody holds the input any
-/// more. PostgreSQL refuses to run as root; then it runs as the user that its package made.
+/// What starts and stops the server. Its standard input is what the cluster lives by.
+struct Keeper {
+    process: Child,
+    said: BufReader<ChildStdout>,
+}
+
+/// Makes the cluster, starts it, says where it is, does as it is told, and ends it when nobody holds
+/// the input any more. PostgreSQL refuses to run as root; then it runs as the user that its package
+/// made.
 const KEEPER: &str = r#"
 set -eu
 directory=$(mktemp -d)
@@ -30,30 +36,44 @@ fi
 cd "$directory"
 "${as[@]}" "$BIN/initdb" --pgdata=data --username=tests --auth=trust --no-sync \
   >initdb.log 2>&1 || { cat initdb.log >&2; exit 1; }
-server=
+
 start() {
   "${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
-    </dev/null >>server.log 2>&1 &
+    </dev/null >server.log 2>&1 &
   server=$!
-  ready=
   for _ in $(seq 300); do
-    "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && { ready=yes; break; }
+    "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && return
     kill -0 "$server" || break
     sleep 0.1 # a server that starts has nothing to be waited on
   done
-  [ "$ready" ] || { cat server.log >&2; exit 1; }
+  cat server.log >&2
+  exit 1
 }
+
+# None of its processes can tell anybody, or finish anything.
+crash() {
+  kill -STOP "$server"
+  others=$(grep -ls "^PPid:[[:space:]]*$server\$" /proc/[0-9]*/status | cut -d / -f 3)
+  kill -KILL "$server" $others
+  { wait "$server" || true; } 2>/dev/null # says that it was killed
+  for other in $others; do
+    while grep -qs . "/proc/$other/cmdline"; do sleep 0.01; done # init's children cannot be waited for
+  done
+  server=
+}
+
 stop() {
   [ "$server" ] || return 0
   kill -INT "$server"
   wait "$server" || true
   server=
 }
+
 start
 echo "$directory"
-while read -r order; do
-  "$order"
-  echo "$order"
+while read -r command; do
+  "$command"
+  echo done
 done
 stop
 "#;
@@ -65,9 +85,9 @@ impl Cluster {
         &CLUSTER
     }
 
-    /// A cluster of the caller's own, that it may stop.
+    /// A cluster of one's own. It ends with this value.
     pub fn start() -> Self {
-        let mut keeper = Command::new("bash")
+        let mut process = Command::new("bash")
             .args(["-c", KEEPER])
             .env("BIN", binaries())
             .stdin(Stdio::piped())
@@ -75,7 +95,7 @@ impl Cluster {
             .spawn()
             .expect("bash");
         let mut directory = String::new();
-        let mut said = BufReader::new(keeper.stdout.as_mut().expect("piped"));
+        let mut said = BufReader::new(process.stdout.take().expect("piped"));
         said.read_line(&mut directory).expect("readable");
         assert!(
             !directory.is_empty(),
@@ -83,32 +103,15 @@ impl Cluster {
         );
         Self {
             directory: directory.trim_end().into(),
-            keeper,
+            keeper: Mutex::new(Keeper { process, said }),
         }
     }
 
-    /// Stops the server, which cuts every connection.
-    #[allow(dead_code, reason = "not every test binary stops a server")]
-    pub fn stop(&mut self) {
-        self.order("stop");
-    }
-
-    /// Starts the stopped server, with the data it had.
-    #[allow(dead_code, reason = "not every test binary stops a server")]
-    pub fn start_again(&mut self) {
-        self.order("start");
-    }
-
-    fn order(&mut self, order: &str) {
-        let orders = self.keeper.stdin.as_mut().expect("piped");
-        writeln!(orders, "{order}").expect("the keeper listens");
-        let mut done = String::new();
-        let said = self.keeper.stdout.as_mut().expect("piped");
-        BufReader::new(said).read_line(&mut done).expect("readable");
-        assert_eq!(done.trim_end(), order, "what went wrong is above");
-    }
-
     /// How to reach it.
+    #[allow(
+        dead_code,
+        reason = "the tests of one crate need less of it than another's"
+    )]
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .socket(&self.directory)
@@ -119,7 +122,7 @@ impl Cluster {
 
 #[allow(
     dead_code,
-    reason = "not every program that has a cluster asks for all of it"
+    reason = "the tests of one crate need less of it than another's"
 )]
 impl Cluster {
     /// Where its socket is.
@@ -132,10 +135,67 @@ impl Cluster {
         binaries().join(name)
     }
 
-    /// How a service is told of one of its databases.
+    /// The address of one of its databases, as the service takes it.
     pub fn url(&self, database: &str) -> String {
-        let directory = self.directory.display();
-        format!("postgres://tests@localhost/{database}?host={directory}")
+        format!(
+            "postgres://tests@localhost/{database}?host={}",
+            self.directory.display()
+        )
+    }
+
+    /// The socket on which it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join(".s.PGSQL.5432")
+    }
+
+    /// Runs statements in one of its databases, each for itself; what they answered.
+    pub fn run(&self, database: &str, statements: &str) -> String {
+        let psql = Command::new(binaries().join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["--set=ON_ERROR_STOP=1", "--username=tests", "--dbname"])
+            .arg(database)
+            .arg("--host")
+            .arg(&self.directory)
+            .arg("--command")
+            .arg(statements)
+            .output()
+            .expect("psql");
+        let complaint = String::from_utf8_lossy(&psql.stderr);
+        assert!(psql.status.success(), "{statements}: {complaint}");
+        String::from_utf8(psql.stdout).expect("UTF-8")
+    }
+
+    /// Stops the server, which ends all connections in order ("fast").
+    pub fn stop(&self) {
+        self.tell("stop");
+    }
+
+    /// Kills all its processes at once (`kill -9`).
+    pub fn crash(&self) {
+        self.tell("crash");
+    }
+
+    /// Starts it again, until it takes connections.
+    pub fn start_again(&self) {
+        self.tell("start");
+    }
+
+    fn tell(&self, command: &str) {
+        let mut keeper = self.keeper.lock().expect("the keeper does as it is told");
+        let input = keeper.process.stdin.as_mut().expect("piped");
+        writeln!(input, "{command}").expect("the keeper is there");
+        let mut done = String::new();
+        keeper.said.read_line(&mut done).expect("readable");
+        assert_eq!(done, "done\n", "PostgreSQL did not {command}; see above");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let keeper = self.keeper.get_mut();
+        let keeper = keeper.unwrap_or_else(PoisonError::into_inner);
+        drop(keeper.process.stdin.take());
+        let _ = keeper.process.wait();
     }
 }
 

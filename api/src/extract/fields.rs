@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use application::shards::InvalidUrlReference;
 use chrono::{DateTime, Datelike, Utc};
 use domain::catalogue::InvalidKey;
 use domain::ids::InvalidSlug;
@@ -36,6 +37,12 @@ impl FieldRefusal for InvalidText {
 impl FieldRefusal for InvalidSlug {
     fn code(&self) -> &'static str {
         "invalid_slug"
+    }
+}
+
+impl FieldRefusal for InvalidUrlReference {
+    fn code(&self) -> &'static str {
+        "invalid_reference"
     }
 }
 

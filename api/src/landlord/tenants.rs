@@ -64,6 +64,8 @@ pub struct TenantRecordBody {
     pub slug: String,
     /// How its store is kept apart.
     pub isolation: IsolationBody,
+    /// The shard that its store is in; null on the embedded store.
+    pub shard: Option<String>,
     /// When it was recorded.
     pub created_at: DateTime<Utc>,
     /// Whether its store is there and its subscription has begun.
@@ -267,6 +269,7 @@ impl From<Tenant> for TenantRecordBody {
             name: tenant.name.into(),
             slug: tenant.slug.into(),
             isolation: tenant.isolation.into(),
+            shard: tenant.shard.map(Into::into),
             created_at: tenant.created_at,
             ready: tenant.ready,
         }

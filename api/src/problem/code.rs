@@ -79,6 +79,13 @@ codes! {
     RequestInProgress = "request_in_progress", CONFLICT, "Request in progress";
     /// Every shard is closed for new tenants. Open one, or add one.
     NoOpenShard = "no_open_shard", CONFLICT, "No open shard";
+    /// The tenant would get a database of its own, but the shard's login may not make databases.
+    /// Grant it `CREATEDB`, or ask for `shared`.
+    NoDedicatedDatabase = "no_dedicated_database", CONFLICT, "No database can be made";
+    /// The service runs on the embedded store, where every tenant has a file of its own.
+    NoShards = "no_shards", CONFLICT, "No shards here";
+    /// There is another shard of this name.
+    ShardExists = "shard_exists", CONFLICT, "Shard exists";
     /// Another tenant has this slug.
     SlugTaken = "slug_taken", CONFLICT, "Slug taken";
     /// The resource is not at the version that `If-Match` names. Read it again.
@@ -102,6 +109,9 @@ codes! {
     /// A dependency did not answer. Try again after `Retry-After` seconds, with the same
     /// `Idempotency-Key`.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Temporarily unavailable";
+    /// This node does not reach the shard's database; its log says why. Make it reachable from every
+    /// node, then try again.
+    ShardUnreachable = "shard_unreachable", SERVICE_UNAVAILABLE, "Shard unreachable";
     /// More requests are being worked on than accepted. Try again after `Retry-After` seconds.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded";
     /// The read model has not reached the asked position in time. Try again.
@@ -115,7 +125,7 @@ impl Code {
     pub const fn retry_after_seconds(self) -> Option<u64> {
         match self {
             Self::Overloaded | Self::ReadModelBehind => Some(1),
-            Self::Unavailable | Self::NotReady => Some(5),
+            Self::Unavailable | Self::ShardUnreachable | Self::NotReady => Some(5),
             Self::MalformedJson
             | Self::InvalidQuery
             | Self::InvalidCursor
@@ -135,6 +145,9 @@ impl Code {
             | Self::VersionConflict
             | Self::RequestInProgress
             | Self::NoOpenShard
+            | Self::NoDedicatedDatabase
+            | Self::NoShards
+            | Self::ShardExists
             | Self::SlugTaken
             | Self::PreconditionFailed
             | Self::BodyTooLarge

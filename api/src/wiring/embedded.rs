@@ -9,7 +9,7 @@ use application::ports::{Clock, Landlord, Unavailable};
 use application::shards::Shards;
 use application::tenants::Directory;
 use async_trait::async_trait;
-use infrastructure::database::{DataDirectory, Database};
+use infrastructure::database::{DataDirectory, Database, Older};
 use infrastructure::landlord::{self, LandlordDatabase};
 use infrastructure::projections::cards::CardsProjection;
 use infrastructure::projections::landlord::LandlordReadModel;
@@ -28,12 +28,13 @@ struct Files {
 pub(super) async fn open(
     path: &Path,
     limits: &Limits,
+    older: Older,
     clock: &Arc<dyn Clock>,
     doorbell: &Doorbell,
 ) -> Result<Adapters, Unavailable> {
     let directory = DataDirectory::take(path)
         .map_err(|error| Unavailable::because("the data directory", error))?;
-    let database = landlord::open(&directory.landlord())
+    let database = landlord::open(&directory.landlord(), older)
         .await
         .map_err(|error| Unavailable::because("the landlord's database", error))?;
     let database = Arc::new(database);
@@ -42,12 +43,14 @@ pub(super) async fn open(
         directory.tenants(),
         limits.open_tenants_max,
         limits.appends_waiting_max,
+        older,
         Arc::clone(clock),
         doorbell.clone(),
     );
     Ok(Adapters {
         directory: Arc::new(Directory::new(landlord.tenants().await?)),
         shards: Arc::new(Shards::default()),
+        shard_databases: None,
         news: LandlordNews::default(),
         landlord: Arc::new(landlord),
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),

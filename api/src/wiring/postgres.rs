@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
-use application::ports::{Clock, Landlord, Random, Unavailable};
+use application::ports::{Clock, Landlord, LandlordError, Random, Unavailable};
 use application::shards::{Shard, Shards, UrlReference};
 use application::tenants::Directory;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use domain::ids::Slug;
 use infrastructure::clock::SystemRandom;
+use infrastructure::database::Older;
 use infrastructure::landlord::{self, LandlordDatabase};
 use infrastructure::news::hear_news;
 use infrastructure::portable::postgres::PostgresDatabase;
@@ -39,21 +41,23 @@ struct Shared {
 pub(super) async fn open(
     url: &PostgresUrl,
     limits: &Limits,
+    older: Older,
     clock: &Arc<dyn Clock>,
     doorbell: &Doorbell,
 ) -> Result<Adapters, Unavailable> {
     let of_landlord = "the landlord's database";
     let store = shards::address(url.reveal())
         .ok_or_else(|| Unavailable::because(of_landlord, "this is no postgres:// address"))?;
-    let database = landlord::connect(shards::pool(&store, limits.landlord_connections_max))
+    let pool = shards::pool(&store, limits.landlord_connections_max);
+    let database = landlord::connect(pool, older)
         .await
         .map_err(|error| Unavailable::because(of_landlord, error))?;
     let database = Arc::new(database);
-    let landlord = LandlordDatabase::new(Arc::clone(&database));
-    landlord.add_shard(&first_shard()?).await?;
+    let landlord = Arc::new(LandlordDatabase::new(Arc::clone(&database)));
+    let shards = record_first_shard(&*landlord, clock.now()).await?;
 
     let directory = Arc::new(Directory::new(landlord.tenants().await?));
-    let shards = Arc::new(Shards::new(landlord.shards().await?));
+    let shards = Arc::new(Shards::new(shards));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let news = LandlordNews::default();
     tasks.spawn(hear_news(store.clone(), news.clone(), stop.clone()));
@@ -62,14 +66,20 @@ pub(super) async fn open(
         store,
         doorbell: doorbell.clone(),
         connections_max: limits.shard_connections_max,
+        dedicated_connections_max: limits.dedicated_connections_max,
     };
-    let connected = ConnectedShards::new(node, Arc::clone(&shards), Arc::clone(&directory));
-    let connected = Arc::new(connected);
+    let connected = Arc::new(ConnectedShards::new(
+        node,
+        Arc::clone(&landlord) as _,
+        Arc::clone(&shards),
+        Arc::clone(&directory),
+    ));
     connected.connect_all();
     let stores = SchemaStores::new(
         Arc::clone(&connected),
         limits.open_tenants_max,
         limits.appends_waiting_max,
+        older,
         Arc::clone(clock),
         doorbell.clone(),
     );
@@ -78,8 +88,9 @@ pub(super) async fn open(
     Ok(Adapters {
         directory,
         shards,
+        shard_databases: Some(Arc::clone(&connected) as _),
         news,
-        landlord: Arc::new(landlord),
+        landlord,
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),
         cards: Arc::new(PostgresCardsProjection::new(Arc::clone(&connected) as _)),
@@ -93,13 +104,27 @@ pub(super) async fn open(
     })
 }
 
-fn first_shard() -> Result<Shard, Unavailable> {
+/// Records the first shard if there is none; answers all that there are.
+async fn record_first_shard(
+    landlord: &dyn Landlord,
+    now: DateTime<Utc>,
+) -> Result<Vec<Shard>, Unavailable> {
+    let what = "the first shard";
+    let found = landlord.shards().await?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
     let name = Slug::try_from(FIRST_SHARD.to_owned());
-    Ok(Shard {
-        name: name.map_err(|error| Unavailable::because("the first shard", error))?,
+    let shard = Shard {
+        name: name.map_err(|error| Unavailable::because(what, error))?,
         url: UrlReference::Store,
         open: true,
-    })
+    };
+    match landlord.add_shard(&shard, now, None).await {
+        // Another node was faster.
+        Ok(_) | Err(LandlordError::ShardExists) => landlord.shards().await,
+        Err(error) => Err(Unavailable::because(what, error)),
+    }
 }
 
 #[async_trait]

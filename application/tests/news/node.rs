@@ -63,6 +63,7 @@ impl Node {
             decoder: Decoder::default(),
             directory: Arc::new(directory),
             shards: Arc::default(),
+            shard_databases: None,
             keys,
             subscribers: Arc::new(Subscribers::new(
                 vec![],
@@ -284,8 +285,22 @@ impl Landlord for ScriptedLandlord {
         Ok(self.answer(|it| it.shards.clone()).await)
     }
 
-    async fn add_shard(&self, _: &Shard) -> Result<bool, Unavailable> {
-        Err(Unavailable::new(ABSENT))
+    async fn add_shard(
+        &self,
+        _: &Shard,
+        _: DateTime<Utc>,
+        _: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        Err(Unavailable::new(ABSENT).into())
+    }
+
+    async fn change_shard(
+        &self,
+        _: &Shard,
+        _: DateTime<Utc>,
+        _: Option<&IdempotencyRecord>,
+    ) -> Result<Recorded, LandlordError> {
+        Err(Unavailable::new(ABSENT).into())
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>, Unavailable> {

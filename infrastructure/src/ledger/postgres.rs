@@ -4,7 +4,7 @@ mod append;
 mod read;
 mod restore;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use application::doorbell::Doorbell;
 use application::ports::{Clock, Unavailable};
@@ -17,9 +17,19 @@ use self::append::PostgresEngine;
 pub use self::read::PostgresReader;
 pub use self::restore::restore;
 use super::stored::StoredLedger;
-use crate::database::SchemaTooNew;
+use crate::database::{Older, is_older};
+#[cfg(doc)]
+use crate::database::{SchemaTooNew, SchemaTooOld};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations/postgres/tenant");
+/// Without the migrator's own lock, which is the whole database's: see [`Schema::migrate`].
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("../migrations/postgres/tenant");
+    migrator.set_locking(false);
+    migrator
+});
+
+/// How long a migration waits for a lock: of another node that migrates, or of appends.
+const LOCK_WAIT_MAX: &str = "30s";
 
 /// The schema of a tenant's tables. Made from its id only, so it can stand in a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +42,11 @@ impl Schema {
         Self(format!("t_{}", tenant.to_string().replace('-', "")))
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Makes the schema if it is not there, and brings it up to date. Two nodes may do so at
     /// once.
     ///
@@ -41,7 +56,7 @@ impl Schema {
     pub async fn migrate(&self, shard: &PgConnectOptions) -> Result<(), sqlx::Error> {
         let mut connection = shard
             .clone()
-            .options([("search_path", &self.0)])
+            .options([("search_path", &*self.0), ("lock_timeout", LOCK_WAIT_MAX)])
             .connect()
             .await?;
         let made = self.make(&mut connection).await;
@@ -50,43 +65,38 @@ impl Schema {
         made
     }
 
-    /// Brings the schema, which must be there, up to date. One that is needs a single question.
+    /// Brings the schema, which must be there, up to date if that may be done. One that is needs a
+    /// single question.
     ///
     /// # Errors
     ///
-    /// What PostgreSQL says; `42P01` (undefined table) if it is not there; [`SchemaTooNew`] in
-    /// [`sqlx::Error::Configuration`].
+    /// What PostgreSQL says; `42P01` (undefined table) if it is not there; [`SchemaTooNew`] or
+    /// [`SchemaTooOld`] in [`sqlx::Error::Configuration`].
     pub async fn bring_up_to_date(
         &self,
         shard: &PgConnectOptions,
         connections: &PgPool,
+        older: Older,
     ) -> Result<(), sqlx::Error> {
         let migrations = self.table("_sqlx_migrations");
-        let version = format!("select max(version) from {migrations} where success");
-        let found: Option<i64> = sqlx::query_scalar(&version).fetch_one(connections).await?;
-        let known = MIGRATOR.iter().map(|it| it.version).max();
-        match (found, known) {
-            (Some(found), Some(known)) if found > known => {
-                let error = SchemaTooNew { found, known };
-                Err(sqlx::Error::Configuration(error.into()))
-            }
-            _ if found == known => Ok(()),
-            _ => self.migrate(shard).await,
+        let version = format!("select coalesce(max(version), 0) from {migrations} where success");
+        let found = sqlx::query_scalar(&version).fetch_one(connections).await?;
+        match is_older(found, &MIGRATOR, older)? {
+            true => self.migrate(shard).await,
+            false => Ok(()),
         }
     }
 
     async fn make(&self, connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-        // `if not exists` is checked before the name is taken: two nodes at once need a lock.
-        let lock = "select pg_advisory_xact_lock(hashtextextended($1, 0))";
-        let mut transaction = connection.begin().await?;
-        sqlx::query(lock)
+        // Two nodes at once need a lock: `if not exists` is checked before the name is taken. It
+        // ends with the connection, however that ends.
+        sqlx::query("select pg_advisory_lock(hashtextextended($1, 0))")
             .bind(&self.0)
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
         sqlx::query(&format!("create schema if not exists {}", self.0))
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
-        transaction.commit().await?;
         Ok(MIGRATOR.run_direct(connection).await?)
     }
 

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use async_trait::async_trait;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgPool, Postgres};
 
 use super::{Engine, Notice, Row, Statement, Transaction, Value, query};
-use crate::database::SchemaTooNew;
+use crate::database::{Older, is_older};
 
 /// A PostgreSQL database.
 ///
@@ -17,19 +17,27 @@ pub struct PostgresDatabase {
 }
 
 impl PostgresDatabase {
-    /// Brings the database's schema up to date. Two nodes may do so at once: the migrator holds an
-    /// advisory lock meanwhile.
+    /// Brings the database's schema up to date, if that may be done. Two nodes may do so at once:
+    /// the migrator holds an advisory lock meanwhile.
     ///
     /// # Errors
     ///
-    /// What PostgreSQL says; [`SchemaTooNew`] in [`sqlx::Error::Configuration`].
-    pub async fn connect(pool: PgPool, migrator: &Migrator) -> Result<Self, sqlx::Error> {
-        // The lock is the session's. Should this future be dropped, it must end with the session,
-        // so the connection never goes back to the pool.
-        let mut connection = pool.acquire().await?.detach();
-        let migrated = migrator.run_direct(&mut connection).await;
-        connection.close().await?;
-        migrated.map_err(|error| refused(error, migrator))?;
+    /// What PostgreSQL says; [`SchemaTooNew`](crate::database::SchemaTooNew) or
+    /// [`SchemaTooOld`](crate::database::SchemaTooOld) in [`sqlx::Error::Configuration`].
+    pub async fn connect(
+        pool: PgPool,
+        migrator: &Migrator,
+        older: Older,
+    ) -> Result<Self, sqlx::Error> {
+        let found = version(&pool).await?;
+        if is_older(found, migrator, older)? {
+            // The lock is the session's. Should this future be dropped, it must end with the
+            // session, so the connection never goes back to the pool.
+            let mut connection = pool.acquire().await?.detach();
+            let migrated = migrator.run_direct(&mut connection).await;
+            connection.close().await?;
+            migrated?;
+        }
         Ok(Self { pool })
     }
 
@@ -37,6 +45,16 @@ impl PostgresDatabase {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// The version of the database's schema; 0 if it has none.
+async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let has_one = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null");
+    if !has_one.fetch_one(pool).await? {
+        return Ok(0);
+    }
+    let version = "select coalesce(max(version), 0) from _sqlx_migrations where success";
+    sqlx::query_scalar(version).fetch_one(pool).await
 }
 
 /// A statement's text and values, its word told by the same statement. That takes a lock of the
@@ -55,17 +73,6 @@ fn with_notice(statement: Statement) -> (Cow<'static, str>, Vec<Value>) {
     let sql =
         format!("with done as ({sql}) select done.*, pg_notify(${channel}, ${word}) from done");
     (sql.into(), values)
-}
-
-/// Why the schema was not brought up to date.
-fn refused(error: MigrateError, migrator: &Migrator) -> sqlx::Error {
-    let known = migrator.iter().map(|it| it.version).max().unwrap_or(0);
-    match error {
-        MigrateError::VersionMissing(found) if found > known => {
-            sqlx::Error::Configuration(SchemaTooNew { found, known }.into())
-        }
-        error => error.into(),
-    }
 }
 
 #[async_trait]

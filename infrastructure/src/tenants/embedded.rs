@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use domain::ids::TenantId;
 
 use super::{Missing, OpenStores, Opener, WHAT};
-use crate::database::{Database, unavailable};
+use crate::database::{Database, Older, unavailable};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
 
@@ -26,6 +26,7 @@ pub type EmbeddedStores = OpenStores<Files>;
 pub struct Files {
     directory: PathBuf,
     waiting_max: usize,
+    older: Older,
     clock: Arc<dyn Clock>,
     doorbell: Doorbell,
 }
@@ -39,17 +40,20 @@ pub struct OpenFile {
 impl EmbeddedStores {
     /// Stores in `directory`, which is there and owned by this process; at most `open_max` of
     /// them open, unless more are in use at once: the excess is closed at the next opening. At
-    /// most `waiting_max` appends wait for each of them.
+    /// most `waiting_max` appends wait for each of them. A schema that is older than this program is
+    /// treated as `older` says.
     pub fn new(
         directory: PathBuf,
         open_max: usize,
         waiting_max: usize,
+        older: Older,
         clock: Arc<dyn Clock>,
         doorbell: Doorbell,
     ) -> Self {
         let files = Files {
             directory,
             waiting_max,
+            older,
             clock,
             doorbell: doorbell.clone(),
         };
@@ -74,7 +78,7 @@ impl Opener for Files {
     ) -> Result<(TenantStore, OpenFile), Unavailable> {
         let path = self.path(tenant);
         let database = match missing {
-            Missing::Refuse => Database::open_existing(&path, &MIGRATOR).await,
+            Missing::Refuse => Database::open_existing(&path, &MIGRATOR, self.older).await,
             Missing::Create => Database::open(&path, &MIGRATOR).await,
         };
         let database = Arc::new(database.map_err(unavailable(WHAT))?);

@@ -11,10 +11,10 @@ use futures::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
-use crate::database::unavailable;
+use crate::database::{Older, unavailable};
 use crate::ledger::postgres::{self, PostgresLedger, Schema};
 use crate::projections::cards::postgres::PostgresCards;
-use crate::shards::ConnectedShards;
+use crate::shards::{ConnectedShards, Place};
 
 /// How many heads are looked at a time after other nodes have moved them.
 const LOOKS_AT_A_TIME: usize = 16;
@@ -26,6 +26,7 @@ pub type SchemaStores = OpenStores<Schemas>;
 pub struct Schemas {
     shards: Arc<ConnectedShards>,
     waiting_max: usize,
+    older: Older,
     clock: Arc<dyn Clock>,
     doorbell: Doorbell,
 }
@@ -33,16 +34,19 @@ pub struct Schemas {
 impl SchemaStores {
     /// Stores in `shards`; at most `open_max` of them open, unless more are in use at once: the
     /// excess is closed at the next opening. At most `waiting_max` appends wait for each of them.
+    /// A schema that is older than this program is treated as `older` says. An `older` schema is met as said.
     pub fn new(
         shards: Arc<ConnectedShards>,
         open_max: usize,
         waiting_max: usize,
+        older: Older,
         clock: Arc<dyn Clock>,
         doorbell: Doorbell,
     ) -> Self {
         let schemas = Schemas {
             shards,
             waiting_max,
+            older,
             clock,
             doorbell: doorbell.clone(),
         };
@@ -67,7 +71,7 @@ impl SchemaStores {
         let ledger = {
             let stores = self.shared.lock();
             let open = stores.open.get(&tenant);
-            open.map(|open| Arc::clone(&open.behind))
+            open.map(|open| Arc::clone(&open.behind.ledger))
         };
         let Some(ledger) = ledger else { return };
         if let Err(error) = ledger.heard(position).await {
@@ -77,26 +81,36 @@ impl SchemaStores {
     }
 }
 
+/// A tenant's schema, open.
+pub struct OpenSchema {
+    ledger: Arc<PostgresLedger>,
+    /// Held, so that connections to a database of the tenant's own are there.
+    _place: Arc<Place>,
+}
+
 impl Opener for Schemas {
-    type Behind = Arc<PostgresLedger>;
+    type Behind = OpenSchema;
 
     async fn open(
         &self,
         tenant: TenantId,
         missing: Missing,
-    ) -> Result<(TenantStore, Arc<PostgresLedger>), Unavailable> {
-        let shard = self.shards.of(tenant)?;
+    ) -> Result<(TenantStore, OpenSchema), Unavailable> {
+        let place = self.shards.of(tenant).await?;
         let schema = Schema::of(tenant);
         let ready = match missing {
-            Missing::Create => schema.migrate(&shard.options).await,
-            Missing::Refuse => schema.bring_up_to_date(&shard.options, &shard.pool).await,
+            Missing::Create => make(&schema, &place).await,
+            Missing::Refuse => {
+                let (options, pool) = (&place.options, &place.pool);
+                schema.bring_up_to_date(options, pool, self.older).await
+            }
         };
         ready.map_err(unavailable(WHAT))?;
-        let cards = PostgresCards::open(tenant, shard.pool.clone()).await;
+        let cards = PostgresCards::open(tenant, place.pool.clone()).await;
         let cards = cards.map_err(unavailable(WHAT))?;
         let ledger = PostgresLedger::open(
             tenant,
-            shard.pool.clone(),
+            place.pool.clone(),
             Arc::clone(&self.clock),
             self.doorbell.clone(),
             self.waiting_max,
@@ -107,15 +121,26 @@ impl Opener for Schemas {
             ledger: Arc::clone(&ledger) as _,
             cards: Arc::new(cards),
         };
-        Ok((store, ledger))
+        let open = OpenSchema {
+            ledger,
+            _place: place,
+        };
+        Ok((store, open))
     }
 
     async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
-        let shard = self.shards.of_record(tenant)?;
-        postgres::restore(tenant.id, &shard.options).await
+        let place = self.shards.of_record(tenant).await?;
+        let made = place.make_database(&Schema::of(tenant.id)).await;
+        made.map_err(unavailable(WHAT))?;
+        postgres::restore(tenant.id, &place.options).await
     }
 
-    async fn close(&self, _tenant: TenantId, ledger: Arc<PostgresLedger>) {
-        ledger.close().await;
+    async fn close(&self, _tenant: TenantId, schema: OpenSchema) {
+        schema.ledger.close().await;
     }
+}
+
+async fn make(schema: &Schema, place: &Place) -> Result<(), sqlx::Error> {
+    place.make_database(schema).await?;
+    schema.migrate(&place.options).await
 }

@@ -14,7 +14,7 @@ use application::ports::{
 use chrono::TimeDelta;
 use domain::card::CardEvent;
 use domain::ids::TenantId;
-use infrastructure::database::Database;
+use infrastructure::database::{Database, Older};
 use infrastructure::ledger::postgres::{self, PostgresLedger};
 use infrastructure::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use sqlx::postgres::PgPoolOptions;
@@ -57,7 +57,7 @@ impl Destination for Directory {
     }
 
     async fn open(&self, clock: &Arc<TestClock>) -> Arc<dyn Ledger> {
-        let database = Database::open_existing(&self.path(), &MIGRATOR).await;
+        let database = Database::open_existing(&self.path(), &MIGRATOR, Older::Migrate).await;
         let (database, clock) = (Arc::new(database.expect("a database")), Arc::clone(clock));
         let ledger = SqliteLedger::open(
             self.tenant,

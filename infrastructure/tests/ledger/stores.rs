@@ -8,6 +8,7 @@ use domain::ids::TenantId;
 use futures::future::join_all;
 use futures::poll;
 use infrastructure::clock::SystemRandom;
+use infrastructure::database::Older;
 use infrastructure::tenants::EmbeddedStores;
 use sqlx::Connection;
 use tempfile::TempDir;
@@ -20,6 +21,7 @@ fn stores(directory: &TempDir, open_max: usize) -> EmbeddedStores {
         directory.path().to_owned(),
         open_max,
         WAITING_MAX,
+        Older::Migrate,
         clock,
         Doorbell::default(),
     )

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use infrastructure::database::Older;
 use infrastructure::landlord::connect;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
@@ -59,7 +60,7 @@ impl LandlordUnderTest for Postgres {
 
 /// The landlord as one node has it.
 pub async fn node(database: &PgConnectOptions) -> Landlord {
-    let database = connect(pool(database)).await;
+    let database = connect(pool(database), Older::Migrate).await;
     Landlord::over(database.expect("a database"), None)
 }
 

@@ -19,6 +19,7 @@ use domain::event::Decoder;
 use domain::ids::{KeyId, Slug};
 use domain::text::DisplayName;
 use infrastructure::clock::{SystemClock, SystemRandom};
+use infrastructure::database::Older;
 use infrastructure::landlord::{LandlordDatabase, connect};
 use infrastructure::news::hear_news;
 use infrastructure::projections::landlord::LandlordReadModel;
@@ -54,9 +55,20 @@ impl Node {
         let directory = tempfile::tempdir().expect("a directory");
         let (doorbell, clock) = (Doorbell::default(), Arc::new(SystemClock) as Arc<dyn Clock>);
         let files = directory.path().to_owned();
-        let stores = EmbeddedStores::new(files, 8, 8, Arc::clone(&clock), doorbell.clone());
+        let stores = EmbeddedStores::new(
+            files,
+            8,
+            8,
+            Older::Migrate,
+            Arc::clone(&clock),
+            doorbell.clone(),
+        );
         let stores: Arc<dyn TenantStores> = Arc::new(stores);
-        let records = Arc::new(connect(pool(database)).await.expect("a database"));
+        let records = Arc::new(
+            connect(pool(database), Older::Migrate)
+                .await
+                .expect("a database"),
+        );
         let overviews = Arc::new(LandlordReadModel::new(Arc::clone(&records)));
         let subscribers = Subscribers::new(vec![], Arc::clone(&stores), &clock, doorbell);
         let application = Arc::new(Application {
@@ -65,6 +77,7 @@ impl Node {
             stores,
             directory: Arc::default(),
             shards: Arc::default(),
+            shard_databases: None,
             keys: KeyRing::default(),
             landlord: Arc::new(LandlordDatabase::new(records)),
             agenda: Arc::clone(&overviews) as _,
@@ -209,7 +222,7 @@ async fn a_key_revoked_while_a_node_does_not_listen_opens_nothing_when_it_does_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_follow_each_other_again_after_the_database_was_down() {
-    let mut cluster = tokio::task::spawn_blocking(Cluster::start)
+    let cluster = tokio::task::spawn_blocking(Cluster::start)
         .await
         .expect("a cluster");
     let database = new_database_in(&cluster).await;
@@ -276,8 +289,18 @@ async fn what_is_committed_is_told_and_nothing_else() {
         url: UrlReference::Store,
         open: true,
     };
-    assert!(records.add_shard(&shard).await.expect("an answer"));
-    assert!(!records.add_shard(&shard).await.expect("an answer"));
+    records
+        .add_shard(&shard, day(1), None)
+        .await
+        .expect("added");
+    let another = Shard {
+        open: false,
+        ..shard.clone()
+    };
+    let taken = records.add_shard(&another, day(1), None).await;
+    assert!(matches!(taken, Err(LandlordError::ShardExists)));
+    let changed = records.change_shard(&another, day(1), None).await;
+    changed.expect("changed");
     let revoked = records.revoke_key(first.id, day(1)).await;
     assert!(revoked.expect("an answer"));
     let expected = [
@@ -285,6 +308,7 @@ async fn what_is_committed_is_told_and_nothing_else() {
         format!("key {}", first.id),
         format!("tenant {}", acme.id),
         format!("key {}", key(3).id),
+        "shards".to_owned(),
         "shards".to_owned(),
         format!("key {}", first.id),
     ];

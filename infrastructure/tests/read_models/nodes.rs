@@ -10,7 +10,7 @@ use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 use futures::FutureExt;
 use futures::future::join_all;
-use infrastructure::database::SchemaTooNew;
+use infrastructure::database::{Older, SchemaTooNew};
 use infrastructure::landlord::connect;
 use infrastructure::portable::{Statement, statement};
 
@@ -188,7 +188,7 @@ async fn of_the_tenants_that_race_for_a_slug_on_two_nodes_one_gets_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_at_once_make_the_schema_once() {
     let database = new_database().await;
-    let started = join_all((0..4).map(|_| connect(pool(&database)))).await;
+    let started = join_all((0..4).map(|_| connect(pool(&database), Older::Migrate))).await;
     for node in started {
         node.map(drop).expect("a database");
     }
@@ -203,7 +203,9 @@ async fn a_database_that_a_newer_program_has_migrated_is_refused() {
                  values (9999, 'newer', true, '', 0)";
     let migrated = sqlx::query(newer).execute(&pool(&database)).await;
     migrated.expect("migrated");
-    let Err(sqlx::Error::Configuration(error)) = connect(pool(&database)).await.map(drop) else {
+    let Err(sqlx::Error::Configuration(error)) =
+        connect(pool(&database), Older::Migrate).await.map(drop)
+    else {
         panic!("not refused");
     };
     let error = error.downcast::<SchemaTooNew>().expect("the reason");

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::event::AggregateKind;
 use domain::ids::{Position, TenantId};
-use infrastructure::database::{Database, begin};
+use infrastructure::database::{Database, Older, begin};
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::portable;
 use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
@@ -259,7 +259,8 @@ impl Landlord {
 /// A landlord without tenants, over a new file.
 pub async fn landlord() -> Landlord {
     let directory = tempfile::tempdir().expect("a directory");
-    let database = infrastructure::landlord::open(&directory.path().join("landlord.db")).await;
+    let file = directory.path().join("landlord.db");
+    let database = infrastructure::landlord::open(&file, Older::Migrate).await;
     Landlord::over(database.expect("a database"), Some(directory))
 }
 

@@ -16,7 +16,7 @@ use super::super::restore::{
 use super::super::{HeadRow, StoreError};
 use super::MIGRATOR;
 use super::keys::{entry, json};
-use crate::database::{Database, begin};
+use crate::database::{Database, Older, begin};
 
 /// The entries of the index in the order of the outcomes: they are sorted once, at the end, so that
 /// the index is written from its one end to the other, however many there are.
@@ -152,7 +152,7 @@ impl Filling for FileBeside {
     }
 
     async fn is_there(&mut self, position: Position, hash: &Hash) -> Result<bool, StoreError> {
-        let there = Database::open_existing(&self.path, &MIGRATOR).await?;
+        let there = Database::open_existing(&self.path, &MIGRATOR, Older::Migrate).await?;
         let found = sqlx::query_scalar(IS_STORED)
             .bind(to_i64(position))
             .bind(hash.as_bytes().as_slice())

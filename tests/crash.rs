@@ -9,9 +9,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 
+use crate::chance::Chance;
 use crate::support::client::{id, try_send};
 use crate::support::recount::everything_agrees;
-use crate::support::{Answer, Client, Service, now};
+use crate::support::{Answer, Client, Service};
 
 const ROUNDS: u64 = 20;
 const CLIENTS: usize = 16;
@@ -197,26 +198,4 @@ async fn command(tenant: &Client, log: &Log, key: &str, sent: Sent) -> Option<An
     let mut log = log.lock().await;
     log.get_mut(key).expect("just put there").acknowledged = Some(answer.clone());
     Some(answer)
-}
-
-/// Chance whose seed is printed, so that a failure can be run again (`SEED=… cargo test`).
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let given = std::env::var("SEED").ok();
-        let given = given.and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or_else(|| now().timestamp_micros().unsigned_abs());
-        println!("SEED={seed}");
-        Self(seed)
-    }
-
-    /// SplitMix64 (Steele, Lea and Flood, 2014).
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
 }

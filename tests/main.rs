@@ -24,7 +24,9 @@ mod maintenance;
 mod migrations;
 mod process;
 
+mod chance;
 mod crash;
+mod moves;
 mod outage;
 
 mod audit;

@@ -177,7 +177,8 @@ pub fn require_data_directory(path: &Path) -> Result<(), Failed> {
     }
 }
 
-fn find(application: &Application, name: &str) -> Result<Arc<Tenant>, Failed> {
+/// A tenant by its id or slug.
+pub(crate) fn find(application: &Application, name: &str) -> Result<Arc<Tenant>, Failed> {
     let by_id = name
         .parse()
         .ok()

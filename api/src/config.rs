@@ -60,7 +60,7 @@ pub enum Role {
         /// The file; `-` is standard input
         file: PathBuf,
     },
-    /// Carry tenants from one service to another
+    /// Carry tenants from one service to another, or from shard to shard
     #[command(subcommand)]
     Tenants(Tenants),
     /// Print the HTTP contract (OpenAPI 3.1)
@@ -83,6 +83,15 @@ pub enum Tenants {
     Import {
         /// The file, `-` for standard input, or a data directory
         file: PathBuf,
+    },
+    /// Move a tenant to another shard, while it is served; its changes are answered 503 while the
+    /// last part is copied. What was interrupted is finished by the same command, or undone by
+    /// naming the shard that the tenant comes from
+    Move {
+        /// Its id or slug
+        tenant: String,
+        /// The shard's name
+        shard: String,
     },
 }
 

@@ -50,6 +50,9 @@ fn run(line: &CommandLine) -> anyhow::Result<()> {
         Role::Migrate => block_on(migrate(line))?,
         Role::Tenants(Tenants::Export { tenant, file }) => block_on(export(line, &tenant, &file))?,
         Role::Tenants(Tenants::Import { file }) => block_on(import(line, &file))?,
+        Role::Tenants(Tenants::Move { tenant, shard }) => {
+            block_on(move_tenant(line, &tenant, &shard))?;
+        }
         Role::Rebuild { view, tenant } => block_on(rebuild(line, &view, tenant))?,
     }
     Ok(())
@@ -138,9 +141,22 @@ async fn import(line: &CommandLine, file: &Path) -> anyhow::Result<()> {
 
 async fn import_all(line: &CommandLine, from: &Path, service: &Service) -> anyhow::Result<()> {
     archive::require_data_directory(from)?;
-    let source = Service::open(&Store::Sqlite(from.into()), &line.config.limits).await?;
+    let source = Service::open(
+        &Store::Sqlite(from.into()),
+        &line.config.limits,
+        line.config.migrate,
+    )
+    .await?;
     let done = archive::import_all(&source.application, &service.application, &Terminal).await;
     source.stop().await;
+    Ok(done?)
+}
+
+async fn move_tenant(line: &CommandLine, tenant: &str, shard: &str) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let stop = stop_on_signal()?;
+    let done = maintenance::move_tenant(&service, tenant, shard, stop, &Terminal).await;
+    service.stop().await;
     Ok(done?)
 }
 

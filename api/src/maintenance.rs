@@ -1,5 +1,5 @@
-//! What the command line does to a stopped service's stores: bring schemas up to date, build read
-//! models anew.
+//! What the command line does to stores: bring schemas up to date, build read models anew, move
+//! tenants.
 //!
 //! One broken store is no reason to leave the others as they are: each failure is told with its
 //! tenant, the rest goes on, and the end says how many failed.
@@ -9,9 +9,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use application::Application;
 use application::error::{Error, causes};
+use application::moves::{MoveError, Moved};
 use application::tenants::Tenant;
-use domain::ids::{Position, TenantId};
+use domain::ids::{InvalidSlug, Position, Slug, TenantId};
 use futures::stream::{self, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::archive;
+use crate::wiring::Service;
 
 /// After how many events a rebuild says how far it is.
 const PROGRESS_EVENTS: u64 = 100_000;
@@ -40,6 +45,20 @@ pub enum Failed {
     },
 }
 
+/// Why a tenant was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveFailed {
+    /// There is no such tenant.
+    #[error(transparent)]
+    UnknownTenant(#[from] archive::Failed),
+    /// No shard can have this name.
+    #[error("{0:?}: {1}")]
+    InvalidShard(String, InvalidSlug),
+    /// What the move says.
+    #[error(transparent)]
+    Move(#[from] MoveError),
+}
+
 /// What is told while the work goes on.
 pub trait Teller: Sync {
     /// Something was done.
@@ -66,6 +85,36 @@ pub async fn migrate(application: &Application, teller: &dyn Teller) -> Result<(
     };
     for_each(tenants, MIGRATIONS_AT_A_TIME, teller, work).await?;
     teller.done(&format!("up to date: the landlord and {total} tenants"));
+    Ok(())
+}
+
+/// Moves a tenant, named by its id or slug, to another shard; undone if it is told to stop before
+/// the tenant is there.
+///
+/// # Errors
+///
+/// [`MoveFailed`].
+pub async fn move_tenant(
+    service: &Service,
+    tenant: &str,
+    shard: &str,
+    stop: CancellationToken,
+    teller: &(dyn Teller + Send),
+) -> Result<(), MoveFailed> {
+    let application = &service.application;
+    let tenant = archive::find(application, tenant)?.id;
+    let to = Slug::try_from(shard.to_owned())
+        .map_err(|error| MoveFailed::InvalidShard(shard.to_owned(), error))?;
+    let (stopped, tell) = (|| stop.is_cancelled(), |line: String| teller.note(&line));
+    let moved = application
+        .move_tenant(service.mover.as_ref(), tenant, &to, &stopped, &tell)
+        .await?;
+    let line = match moved {
+        Moved::There => format!("{tenant} is in {shard}"),
+        Moved::BeforeThis => format!("{tenant} was in {shard} already"),
+        Moved::Back => format!("{tenant} is in {shard} again"),
+    };
+    teller.done(&line);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use application::Application;
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
+use application::moves::Mover;
 use application::news::{LandlordNews, follow_news};
 use application::ports::{Clock, Landlord, ShardDatabases, Subscriber, TenantStores, Unavailable};
 use application::processes::run_timer;
@@ -43,6 +44,8 @@ use crate::config::{Limits, Store};
 pub struct Service {
     /// The use cases.
     pub application: Arc<Application>,
+    /// What moves tenants; none on the embedded store.
+    pub mover: Option<Mover>,
     engine: Arc<dyn Engine>,
     news: LandlordNews,
     stop: CancellationToken,
@@ -54,6 +57,7 @@ struct Adapters {
     directory: Arc<Directory>,
     shards: Arc<Shards>,
     shard_databases: Option<Arc<dyn ShardDatabases>>,
+    mover: Option<Mover>,
     /// What other nodes change; never told on the embedded store.
     news: LandlordNews,
     landlord: Arc<LandlordDatabase>,
@@ -125,6 +129,7 @@ impl Service {
         };
         Ok(Self {
             application: Arc::new(application),
+            mover: adapters.mover,
             engine: adapters.engine,
             news: adapters.news,
             stop: CancellationToken::new(),

@@ -14,6 +14,7 @@ pub mod tenants;
 pub mod archive;
 pub mod audit;
 pub mod keys;
+pub mod moves;
 pub mod shards;
 
 pub mod doorbell;

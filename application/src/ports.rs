@@ -4,6 +4,7 @@
 //! Ports are traits only where a second implementation exists or a test could not exist
 //! otherwise; what is merely data is a struct beside them.
 
+pub mod moves;
 pub mod restore;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! interpret, and the same on every engine. What changes is news to the other nodes, told by the
 //! transaction that changes it: no crash comes between the two.
 
+mod moves;
 mod restore;
 
 use std::path::Path;

@@ -76,6 +76,8 @@ enum StoreError {
     File(#[from] std::io::Error),
     #[error(transparent)]
     Undecodable(#[from] UndecodableEvent),
+    #[error("the ledger is being moved to another shard")]
+    Frozen,
     #[error("the stored {0} is malformed")]
     Malformed(&'static str),
     #[error("another node has moved the head since it was read")]

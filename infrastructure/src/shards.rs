@@ -4,6 +4,7 @@
 //! where a shard is, is known from memory: no tenant's request asks the landlord's database.
 
 mod dedicated;
+pub mod places;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -105,6 +106,7 @@ pub struct ConnectedShards {
 }
 
 /// What is this node's own in every shard.
+#[derive(Clone)]
 pub struct Node {
     /// The process's own id.
     pub id: Uuid,
@@ -151,6 +153,16 @@ impl ConnectedShards {
         }
     }
 
+    /// The same, on connections of its own, as if this tenant were the only one.
+    fn for_one(&self, tenant: &Tenant) -> Self {
+        Self::new(
+            self.node.clone(),
+            Arc::clone(&self.landlord),
+            Arc::clone(&self.records),
+            Arc::new(Directory::new(vec![tenant.clone()])),
+        )
+    }
+
     /// The database that a tenant's schema is in. Connections to one of the tenant's own are there
     /// for as long as anybody holds it.
     ///
@@ -158,10 +170,14 @@ impl ConnectedShards {
     ///
     /// [`Unavailable`] if this node does not know the tenant, or the address of its shard.
     pub async fn of(&self, tenant: TenantId) -> Result<Arc<Place>, Unavailable> {
-        match self.directory.get(tenant) {
-            Some(known) => self.of_record(&known).await,
-            None => Err(Unavailable::because(WHAT, "the tenant is in none")),
-        }
+        let known = self.record(tenant)?;
+        self.of_record(&known).await
+    }
+
+    /// A tenant as this node knows it.
+    pub(crate) fn record(&self, tenant: TenantId) -> Result<Arc<Tenant>, Unavailable> {
+        let known = self.directory.get(tenant);
+        known.ok_or_else(|| Unavailable::because(WHAT, "the tenant is in none"))
     }
 
     /// The database for the schema of a tenant as it is recorded, or will be.

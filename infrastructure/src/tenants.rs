@@ -47,6 +47,11 @@ pub trait Opener: Send + Sync + 'static {
         tenant: &Tenant,
     ) -> impl Future<Output = Result<Box<dyn RestoringStore>, RestoreError>> + Send;
 
+    /// Whether an open store is still the tenant's: it is not if the tenant is elsewhere by now.
+    fn is_current(&self, _tenant: TenantId, _behind: &Self::Behind) -> bool {
+        true
+    }
+
     /// Finishes what is queued in a store, then closes it.
     fn close(&self, tenant: TenantId, behind: Self::Behind) -> impl Future<Output = ()> + Send;
 }
@@ -161,7 +166,7 @@ impl<O: Opener> OpenStores<O> {
         tenant: TenantId,
         missing: Missing,
     ) -> Result<Arc<TenantStore>, Unavailable> {
-        if let Some(store) = self.shared.lock().find(tenant) {
+        if let Some(store) = self.shared.find(tenant) {
             return Ok(store);
         }
         let shared = Arc::clone(&self.shared);
@@ -201,6 +206,31 @@ impl<O: Opener> Shared<O> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The tenant's open store, if it still is that.
+    fn find(&self, tenant: TenantId) -> Option<Arc<TenantStore>> {
+        let mut stores = self.lock();
+        let open = stores.open.get(&tenant)?;
+        match self.opener.is_current(tenant, &open.behind) {
+            true => stores.find(tenant),
+            false => None,
+        }
+    }
+
+    /// Closes a store that is not the tenant's any more, though somebody may hold it: its reads go
+    /// on, its appends fail. Not waited for: it writes another ledger than its successor, which is
+    /// greeted as if it were the first.
+    fn close_outdated(self: &Arc<Self>, tenant: TenantId) {
+        let mut stores = self.lock();
+        let Some(open) = stores.open.remove(&tenant) else {
+            return;
+        };
+        stores.greeted.remove(&tenant);
+        drop(stores);
+        let shared = Arc::clone(self);
+        self.tasks
+            .spawn(async move { shared.opener.close(tenant, open.behind).await });
+    }
+
     /// Opens the tenant's store, unless somebody else does at the same time.
     async fn open(
         self: Arc<Self>,
@@ -209,10 +239,12 @@ impl<O: Opener> Shared<O> {
     ) -> Result<Arc<TenantStore>, Unavailable> {
         let gate = self.lock().gate(tenant);
         let held = gate.lock_owned().await;
-        let found = self.lock().find(tenant);
-        let store = match found {
+        let store = match self.find(tenant) {
             Some(store) => Ok(store),
-            None => self.open_anew(tenant, missing).await,
+            None => {
+                self.close_outdated(tenant);
+                self.open_anew(tenant, missing).await
+            }
         };
         drop(held);
         self.lock().forget_gate(tenant);

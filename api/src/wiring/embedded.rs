@@ -51,6 +51,7 @@ pub(super) async fn open(
         directory: Arc::new(Directory::new(landlord.tenants().await?)),
         shards: Arc::new(Shards::default()),
         shard_databases: None,
+        mover: None,
         news: LandlordNews::default(),
         landlord: Arc::new(landlord),
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::moves::Mover;
 use application::news::LandlordNews;
 use application::ports::{Clock, Landlord, LandlordError, Random, Unavailable};
 use application::shards::{Shard, Shards, UrlReference};
@@ -18,6 +19,7 @@ use infrastructure::news::hear_news;
 use infrastructure::portable::postgres::PostgresDatabase;
 use infrastructure::projections::cards::postgres::PostgresCardsProjection;
 use infrastructure::projections::landlord::LandlordReadModel;
+use infrastructure::shards::places::ShardPlaces;
 use infrastructure::shards::{self, ConnectedShards, Node};
 use infrastructure::tenants::SchemaStores;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +79,7 @@ pub(super) async fn open(
     connected.connect_all();
     let stores = SchemaStores::new(
         Arc::clone(&connected),
+        news.clone(),
         limits.open_tenants_max,
         limits.appends_waiting_max,
         older,
@@ -88,6 +91,10 @@ pub(super) async fn open(
     Ok(Adapters {
         directory,
         shards,
+        mover: Some(Mover {
+            records: Arc::clone(&landlord) as _,
+            places: Arc::new(ShardPlaces::new(Arc::clone(&connected), Arc::clone(clock))),
+        }),
         shard_databases: Some(Arc::clone(&connected) as _),
         news,
         landlord,

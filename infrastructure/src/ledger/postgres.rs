@@ -1,6 +1,7 @@
 //! The ledger in a PostgreSQL schema of its own. Any number of nodes may write it.
 
 mod append;
+pub(crate) mod moves;
 mod read;
 mod restore;
 
@@ -15,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, PgPool};
 
 use self::append::PostgresEngine;
 pub use self::read::PostgresReader;
-pub use self::restore::restore;
+pub use self::restore::{restore, restore_frozen};
 use super::stored::StoredLedger;
 use crate::database::{Older, is_older};
 #[cfg(doc)]
@@ -128,5 +129,11 @@ impl PostgresLedger {
         let reader = PostgresReader::new(tenant, shard, &schema);
         let engine = PostgresEngine::new(reader.clone(), &schema);
         Self::start(tenant, engine, reader, clock, doorbell, waiting_max).await
+    }
+
+    /// Whether an append has found the ledger frozen or gone since this was last asked: the tenant
+    /// may be in another shard by now.
+    pub fn was_not_there(&self) -> bool {
+        self.reader.was_not_there()
     }
 }

@@ -29,7 +29,7 @@ const WHAT: &str = "the tenant's ledger";
 pub struct StoredLedger<R> {
     memory: Arc<Memory>,
     writer: Writer,
-    reader: R,
+    pub(super) reader: R,
 }
 
 /// One database's way to read a ledger back.

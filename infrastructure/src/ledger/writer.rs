@@ -277,7 +277,14 @@ fn settle(memory: &Memory, committed: Committed, answers: Vec<Answer>) {
 
 fn fail(memory: &Memory, error: StoreError, answers: Vec<Answer>) {
     let tenant = memory.tenant;
-    tracing::error!(%tenant, appends = answers.len(), error = &error as &dyn std::error::Error, "a batch failed; whether it is committed is unknown");
+    match error {
+        StoreError::Frozen => {
+            tracing::info!(%tenant, appends = answers.len(), "refused while the ledger is moved");
+        }
+        _ => {
+            tracing::error!(%tenant, appends = answers.len(), error = &error as &dyn std::error::Error, "a batch failed; whether it is committed is unknown");
+        }
+    }
     counter!("ledger_appends_total", "outcome" => "unavailable").increment(answers.len() as u64);
     let error = Arc::new(error);
     for answer in answers {

@@ -10,6 +10,11 @@ use domain::ids::{Slug, TenantId};
 use super::*;
 use crate::ledger::postgres::Schema;
 
+/// How often a database is tried to be dropped: a node that does not use the
+/// tenant lets go of it within twice [`DEDICATED_CONNECTION_IDLE`].
+const DROP_TRIES_MAX: u32 = 90;
+const DROP_PAUSE: Duration = Duration::from_secs(1);
+
 /// The shard's login may not make databases.
 #[derive(Debug, thiserror::Error)]
 #[error("the login may not make databases: grant it CREATEDB")]
@@ -54,6 +59,36 @@ impl Place {
         let _ = connection.close().await;
         made
     }
+}
+
+impl Place {
+    /// Drops a tenant's own database, once nobody is connected to it any more. One that cannot be
+    /// dropped is empty, and left.
+    pub(super) async fn drop_database(&self, schema: &Schema) {
+        let Some(shard) = &self.beside else {
+            return;
+        };
+        self.pool.close().await;
+        // Never by force: who is connected may be somebody who has a tenant there by now.
+        let drop = format!("drop database if exists {}", schema.name());
+        let mut tries = 0;
+        while let Err(error) = execute(shard, &drop).await {
+            tries += 1;
+            if tries == DROP_TRIES_MAX {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(database = schema.name(), error, "an empty database is left");
+                return;
+            }
+            tokio::time::sleep(DROP_PAUSE).await;
+        }
+    }
+}
+
+async fn execute(database: &PgConnectOptions, statement: &str) -> Result<(), sqlx::Error> {
+    let mut connection = database.connect().await?;
+    let done = sqlx::query(statement).execute(&mut connection).await;
+    let _ = connection.close().await;
+    done.map(drop)
 }
 
 async fn make_database(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {

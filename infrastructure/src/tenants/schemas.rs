@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::news::{LandlordNews, News};
 use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, Ledger, TenantStore, Unavailable};
 use application::tenants::Tenant;
-use domain::ids::{Position, TenantId};
+use domain::ids::{Position, Slug, TenantId};
 use futures::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
 use crate::database::{Older, unavailable};
+use crate::ledger::postgres::moves::is_missing;
 use crate::ledger::postgres::{self, PostgresLedger, Schema};
 use crate::projections::cards::postgres::PostgresCards;
 use crate::shards::{ConnectedShards, Place};
@@ -25,6 +27,7 @@ pub type SchemaStores = OpenStores<Schemas>;
 /// Schemas in shards.
 pub struct Schemas {
     shards: Arc<ConnectedShards>,
+    news: LandlordNews,
     waiting_max: usize,
     older: Older,
     clock: Arc<dyn Clock>,
@@ -37,6 +40,7 @@ impl SchemaStores {
     /// A schema that is older than this program is treated as `older` says. An `older` schema is met as said.
     pub fn new(
         shards: Arc<ConnectedShards>,
+        news: LandlordNews,
         open_max: usize,
         waiting_max: usize,
         older: Older,
@@ -45,6 +49,7 @@ impl SchemaStores {
     ) -> Self {
         let schemas = Schemas {
             shards,
+            news,
             waiting_max,
             older,
             clock,
@@ -84,6 +89,8 @@ impl SchemaStores {
 /// A tenant's schema, open.
 pub struct OpenSchema {
     ledger: Arc<PostgresLedger>,
+    /// The shard that it is in.
+    shard: Option<Slug>,
     /// Held, so that connections to a database of the tenant's own are there.
     _place: Arc<Place>,
 }
@@ -96,7 +103,8 @@ impl Opener for Schemas {
         tenant: TenantId,
         missing: Missing,
     ) -> Result<(TenantStore, OpenSchema), Unavailable> {
-        let place = self.shards.of(tenant).await?;
+        let record = self.shards.record(tenant)?;
+        let place = self.shards.of_record(&record).await?;
         let schema = Schema::of(tenant);
         let ready = match missing {
             Missing::Create => make(&schema, &place).await,
@@ -105,6 +113,11 @@ impl Opener for Schemas {
                 schema.bring_up_to_date(options, pool, self.older).await
             }
         };
+        if let Err(error) = &ready
+            && is_missing(error)
+        {
+            self.look_where(tenant);
+        }
         ready.map_err(unavailable(WHAT))?;
         let cards = PostgresCards::open(tenant, place.pool.clone()).await;
         let cards = cards.map_err(unavailable(WHAT))?;
@@ -123,9 +136,18 @@ impl Opener for Schemas {
         };
         let open = OpenSchema {
             ledger,
+            shard: record.shard.clone(),
             _place: place,
         };
         Ok((store, open))
+    }
+
+    fn is_current(&self, tenant: TenantId, open: &OpenSchema) -> bool {
+        if open.ledger.was_not_there() {
+            self.look_where(tenant);
+        }
+        let record = self.shards.record(tenant);
+        record.is_ok_and(|record| record.shard == open.shard)
     }
 
     async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
@@ -137,6 +159,13 @@ impl Opener for Schemas {
 
     async fn close(&self, _tenant: TenantId, schema: OpenSchema) {
         schema.ledger.close().await;
+    }
+}
+
+impl Schemas {
+    /// The tenant may be in another shard than this node knows.
+    fn look_where(&self, tenant: TenantId) {
+        self.news.tell(News::Tenant(tenant));
     }
 }
 

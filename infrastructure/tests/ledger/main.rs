@@ -6,6 +6,7 @@
 #[path = "../../../tests/servers/postgres.rs"]
 mod cluster;
 mod conformance;
+mod dedicated;
 mod doorbell;
 mod postgres;
 mod properties;

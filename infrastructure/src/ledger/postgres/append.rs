@@ -62,7 +62,7 @@ impl PostgresEngine {
                 "with moved as (update {head} set revision = revision + 1, position = $2, \
                  hash = $3, issued = $4, active = $5, suspended = $6, revoked = $7, expired = $8, \
                  replaced = $9, subscription_version = $10, card_serials_reserved = $11 \
-                 where id = 1 and revision = $1 returning revision), \
+                 where id = 1 and revision = $1 and moved_to is null returning revision), \
                  happened as (insert into {events} (position, aggregate_type, aggregate_id, \
                  sequence, event_type, event_version, payload, metadata, hash, recorded_at) \
                  select event.position, aggregate_type, aggregate_id, sequence, event_type, \

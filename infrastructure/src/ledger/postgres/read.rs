@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use application::ports::restore::OutcomePage;
 use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
@@ -22,6 +23,7 @@ use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
 use super::Schema;
+use super::moves::is_missing;
 
 const HEAD: &str = "revision, position, hash, issued, active, suspended, revoked, expired, \
      replaced, subscription_version, card_serials_reserved";
@@ -33,6 +35,7 @@ pub struct PostgresReader {
     tenant: TenantId,
     repository: Arc<PostgresEventRepository>,
     texts: Arc<Texts>,
+    not_there: Arc<AtomicBool>,
 }
 
 /// Made once. The connections keep statements prepared by their text, so a pool of many tenants
@@ -62,7 +65,7 @@ impl PostgresReader {
                  outcome, position) from {idempotency} where key = any($1)), \
                  array(select json_build_array(aggregate_id, aggregate_type, max(sequence)) \
                  from {events} where aggregate_id = any($2) \
-                 group by aggregate_id, aggregate_type) \
+                 group by aggregate_id, aggregate_type), moved_to is not null \
                  from {head} where id = 1"
             ),
             state: format!(
@@ -91,10 +94,19 @@ impl PostgresReader {
             tenant,
             repository: Arc::new(repository),
             texts: Arc::new(texts),
+            not_there: Arc::default(),
         }
     }
 
+    pub(super) fn was_not_there(&self) -> bool {
+        self.not_there.swap(false, Ordering::Relaxed)
+    }
+
     /// The revision of the head, and what a batch must know at it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Frozen`] if no batch may be appended.
     pub(super) async fn before(
         &self,
         executor: impl PgExecutor<'_>,
@@ -105,7 +117,15 @@ impl PostgresReader {
             .bind(keys)
             .bind(ids)
             .fetch_one(executor)
-            .await?;
+            .await;
+        if row.as_ref().is_err_and(is_missing) {
+            self.not_there.store(true, Ordering::Relaxed);
+        }
+        let row = row?;
+        if row.try_get(13)? {
+            self.not_there.store(true, Ordering::Relaxed);
+            return Err(StoreError::Frozen);
+        }
         let outcomes: Vec<Json<OutcomeRow>> = row.try_get(11)?;
         let versions: Vec<Json<VersionRow>> = row.try_get(12)?;
         let before = Before {

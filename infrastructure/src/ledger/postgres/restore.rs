@@ -3,7 +3,7 @@
 use application::ports::StoredEvent;
 use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
 use domain::chain::Hash;
-use domain::ids::{Position, TenantId};
+use domain::ids::{Position, Slug, TenantId};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 
@@ -16,6 +16,8 @@ use super::Schema;
 
 /// Held for as long as the connection lives, by whoever fills the schema.
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended($1, 1))";
+/// The same lock, waited for, and let go at the end of the transaction.
+pub(super) const LOCK_FILLED: &str = "select pg_advisory_xact_lock(hashtextextended($1, 1))";
 /// The name is taken.
 const DUPLICATE_SCHEMA: &str = "42P06";
 
@@ -35,6 +37,33 @@ pub async fn restore(
     }
 }
 
+/// The same, of a tenant that is moved `to` this shard: the ledger is frozen.
+///
+/// # Errors
+///
+/// As [`restore`].
+pub async fn restore_frozen(
+    tenant: TenantId,
+    shard: &PgConnectOptions,
+    to: &Slug,
+) -> Result<Box<dyn RestoringStore>, RestoreError> {
+    let begun = SchemaBeside::begin(Schema::of(tenant), shard).await;
+    let Some(mut filling) = begun.map_err(failed)? else {
+        return Err(RestoreError::InProgress);
+    };
+    let frozen = sqlx::query("update head set moved_to = $1 where id = 1")
+        .bind(to.as_str())
+        .execute(&mut filling.connection)
+        .await;
+    frozen.map_err(|error| failed(StoreError::from(error)))?;
+    Ok(Box::new(Restoring::new(tenant, filling)))
+}
+
+/// What a schema is while it is filled.
+pub(super) fn filled(schema: &Schema) -> Schema {
+    Schema(format!("{}_importing", schema.0))
+}
+
 /// The schema being filled.
 struct SchemaBeside {
     /// What it will be.
@@ -48,7 +77,7 @@ struct SchemaBeside {
 impl SchemaBeside {
     /// Nothing, if somebody else fills it.
     async fn begin(schema: Schema, shard: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
-        let filled = Schema(format!("{}_importing", schema.0));
+        let filled = filled(&schema);
         let options = shard.clone().options([("search_path", &filled.0)]);
         let mut connection = options.connect().await?;
         let locked = sqlx::query_scalar(LOCK).bind(&filled.0);

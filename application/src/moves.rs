@@ -1,0 +1,351 @@
+//! Moving a tenant to another shard, while nodes serve it.
+//!
+//! ```text
+//! copy what is there           appends go on
+//! freeze the old ledger        appends are answered 503; reads go on
+//! copy the rest, verify        the copy is frozen too
+//! build the read models
+//! switch the landlord's record nodes hear of it
+//! thaw the new ledger          appends go on, there
+//! drop the old ledger
+//! ```
+//!
+//! What a node believes of the place cannot do harm: the ledger itself refuses appends while it is
+//! frozen, and at most one of the two is not. The move is recorded before it begins, and each step
+//! may be repeated, so a move that was interrupted anywhere is finished by asking for it again, or
+//! undone by asking for the shard that the tenant came from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::chain::Hash;
+use domain::ids::{Position, Slug, TenantId};
+
+use crate::Application;
+use crate::ports::moves::{Move, MoveRecords, Places, Stage};
+use crate::ports::restore::{LedgerEnd, RestoreError, RestoringStore};
+use crate::ports::{HistoryFilter, TenantStore, Unavailable};
+use crate::tenants::Tenant;
+
+/// How many events or outcomes are copied at a time.
+const CHUNK: usize = 500;
+/// How long the old ledger is kept after the switch, for reads that are under way.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why a tenant is not where it was to be moved. It is served from where it was, unless said
+/// otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The embedded store has no shards.
+    #[error("the embedded store has no shards")]
+    NoShards,
+    /// There is no such tenant.
+    #[error("there is no such tenant")]
+    UnknownTenant,
+    /// There is no such shard.
+    #[error("there is no shard {}", .0.as_str())]
+    UnknownShard(Slug),
+    /// The tenant is being made.
+    #[error("the tenant is half made; the next `serve` finishes it")]
+    HalfMade,
+    /// Another move of the tenant is under way.
+    #[error(
+        "the tenant is being moved to {}: finish that by asking for it again, or undo it by asking \
+         for {}", .1.as_str(), .0.as_str()
+    )]
+    AnotherWay(Slug, Slug),
+    /// A move of the tenant is switched, but not finished.
+    #[error("the tenant was moved to {}: finish that by asking for it again", .0.as_str())]
+    Unfinished(Slug),
+    /// Another process has taken over.
+    #[error("another process has taken the move over")]
+    TakenOver,
+    /// It was told to stop.
+    #[error("it was told to stop")]
+    Stopped,
+    /// The copy is not what it was made of.
+    #[error("the copy is not the same as the ledger it was made of")]
+    NotTheSame,
+    /// The tenant was not copied.
+    #[error(transparent)]
+    Copy(#[from] RestoreError),
+    /// Something did not answer. Whether the tenant is frozen or moved is not known: ask again.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The move failed and was undone.
+    #[error("the move was undone")]
+    Undone(#[source] Box<MoveError>),
+    /// The move failed and could not be undone: the tenant may be frozen.
+    #[error("the move is neither done nor undone, so the tenant may take no changes: ask again")]
+    Stuck(#[source] Box<MoveError>),
+}
+
+/// What became of a tenant that was to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// It is at its new place.
+    There,
+    /// It was there already.
+    BeforeThis,
+    /// A move away from there was undone.
+    Back,
+}
+
+/// A process that moves tenants.
+pub struct Mover {
+    /// The landlord's records of moves.
+    pub records: Arc<dyn MoveRecords>,
+    /// The shards.
+    pub places: Arc<dyn Places>,
+}
+
+/// One move, with what it needs.
+struct Moving<'a> {
+    application: &'a Application,
+    mover: &'a Mover,
+    claimed: Move,
+    /// The tenant as it is recorded at its old place.
+    here: Tenant,
+    /// The tenant as it will be recorded.
+    there: Tenant,
+}
+
+/// Whether a move is told to stop.
+pub type Stopped<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+/// What a move tells of itself.
+pub type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+impl Application {
+    /// Moves a tenant to a shard, or finishes or undoes a move that was interrupted. Asked by
+    /// whoever has the machine, not by a key, so no role is required.
+    ///
+    /// Asked between its steps, `stopped` makes it undo itself as long as it is not switched.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError`].
+    pub async fn move_tenant(
+        &self,
+        mover: Option<&Mover>,
+        tenant: TenantId,
+        to: &Slug,
+        stopped: Stopped<'_>,
+        tell: Tell<'_>,
+    ) -> Result<Moved, MoveError> {
+        let mover = mover.ok_or(MoveError::NoShards)?;
+        if self.shards.get(to).is_none() {
+            return Err(MoveError::UnknownShard(to.clone()));
+        }
+        // Where it is says the record, not this process's memory.
+        let tenant = self.landlord.tenant(tenant).await?;
+        let tenant = tenant.ok_or(MoveError::UnknownTenant)?;
+        let Some(at) = tenant.shard.clone() else {
+            return Err(MoveError::NoShards);
+        };
+        if !tenant.ready {
+            return Err(MoveError::HalfMade);
+        }
+        let under_way = mover.records.find(tenant.id).await?;
+        if under_way.is_none() && at == *to {
+            // An undoing that was interrupted at its very end.
+            mover.places.thaw(&tenant).await?;
+            return Ok(Moved::BeforeThis);
+        }
+        let wanted = Move {
+            tenant: tenant.id,
+            source: at,
+            target: to.clone(),
+            stage: Stage::Copying,
+            mover: self.random.id(),
+        };
+        let claimed = mover.records.claim(&wanted).await?;
+        let moving = Moving::new(self, mover, tenant, claimed);
+        let Move { source, target, .. } = &moving.claimed;
+        match moving.claimed.stage {
+            Stage::Switched if target == to => moving.finish(tell).await.map(|()| Moved::There),
+            Stage::Copying if target == to => moving.run(stopped, tell).await,
+            Stage::Copying | Stage::Undoing if source == to => {
+                moving.undo().await?;
+                Ok(Moved::Back)
+            }
+            Stage::Copying | Stage::Undoing => {
+                Err(MoveError::AnotherWay(source.clone(), target.clone()))
+            }
+            Stage::Switched => Err(MoveError::Unfinished(target.clone())),
+        }
+    }
+}
+
+impl<'a> Moving<'a> {
+    fn new(application: &'a Application, mover: &'a Mover, tenant: Tenant, claimed: Move) -> Self {
+        let at = |shard: &Slug| Tenant {
+            shard: Some(shard.clone()),
+            ..tenant.clone()
+        };
+        Self {
+            here: at(&claimed.source),
+            there: at(&claimed.target),
+            application,
+            mover,
+            claimed,
+        }
+    }
+
+    /// Copies and switches; if that fails, undoes it.
+    async fn run(self, stopped: Stopped<'_>, tell: Tell<'_>) -> Result<Moved, MoveError> {
+        let switched = match self.copy(stopped, tell).await {
+            Ok(()) => self.switch().await,
+            Err(error) => Err(error),
+        };
+        match switched {
+            Ok(()) => {
+                tell(format!("switched to {}", self.claimed.target.as_str()));
+                self.finish(tell).await.map(|()| Moved::There)
+            }
+            Err(MoveError::TakenOver) => Err(MoveError::TakenOver),
+            Err(error) => match self.undo().await {
+                Ok(()) => Err(MoveError::Undone(error.into())),
+                Err(undoing) => {
+                    let undoing = &undoing as &dyn std::error::Error;
+                    tracing::error!(error = undoing, "a move cannot be undone");
+                    Err(MoveError::Stuck(error.into()))
+                }
+            },
+        }
+    }
+
+    /// Makes a frozen copy of the frozen ledger, with read models.
+    async fn copy(&self, stopped: Stopped<'_>, tell: Tell<'_>) -> Result<(), MoveError> {
+        let places = &self.mover.places;
+        // An earlier attempt may have come this far.
+        if !places.are_same(&self.here, &self.there).await? {
+            places.drop_frozen(&self.there).await?;
+            self.copy_anew(stopped, tell).await?;
+        }
+        let told = |position| tell(format!("the cards are at position {position}"));
+        places.build_read_models(&self.there, &told).await?;
+        if stopped() {
+            return Err(MoveError::Stopped);
+        }
+        match places.are_same(&self.here, &self.there).await? {
+            true => Ok(()),
+            false => Err(MoveError::NotTheSame),
+        }
+    }
+
+    async fn copy_anew(&self, stopped: Stopped<'_>, tell: Tell<'_>) -> Result<(), MoveError> {
+        let places = &self.mover.places;
+        let store = self.application.stores.open(self.claimed.tenant).await?;
+        let mut copy = Copying {
+            filled: places.fill(&self.there).await?,
+            stopped,
+            position: 0,
+            hash: Hash::GENESIS,
+        };
+        let copied = copy.all(self, &store, tell).await;
+        match copied {
+            Ok(end) => Ok(copy.filled.finish(&end).await?),
+            Err(error) => {
+                copy.filled.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn switch(&self) -> Result<(), MoveError> {
+        match self.mover.records.switch(&self.claimed).await? {
+            true => Ok(()),
+            false => Err(MoveError::TakenOver),
+        }
+    }
+
+    /// After the switch: opens the new place, clears the old one away.
+    async fn finish(&self, tell: Tell<'_>) -> Result<(), MoveError> {
+        let Mover { records, places } = self.mover;
+        places.thaw(&self.there).await?;
+        tell("changes are taken again".to_owned());
+        tokio::time::sleep(GRACE).await;
+        self.require_claim().await?;
+        places.drop_frozen(&self.here).await?;
+        Ok(records.end(&self.claimed).await?)
+    }
+
+    /// Before the switch: opens the old place again, clears the new one away.
+    async fn undo(&self) -> Result<(), MoveError> {
+        let Mover { records, places } = self.mover;
+        if !records.undo(&self.claimed).await? {
+            return Err(MoveError::TakenOver);
+        }
+        places.thaw(&self.here).await?;
+        self.require_claim().await?;
+        places.drop_frozen(&self.there).await?;
+        Ok(records.end(&self.claimed).await?)
+    }
+
+    async fn require_claim(&self) -> Result<(), MoveError> {
+        match self.mover.records.is_claimed(&self.claimed).await? {
+            true => Ok(()),
+            false => Err(MoveError::TakenOver),
+        }
+    }
+}
+
+/// A ledger being copied.
+struct Copying<'a> {
+    filled: Box<dyn RestoringStore>,
+    stopped: Stopped<'a>,
+    position: Position,
+    hash: Hash,
+}
+
+impl Copying<'_> {
+    async fn all(
+        &mut self,
+        moving: &Moving<'_>,
+        store: &TenantStore,
+        tell: Tell<'_>,
+    ) -> Result<LedgerEnd, MoveError> {
+        // Until little has come meanwhile.
+        while self.events(store).await? {}
+        tell(format!("copied up to position {}", self.position));
+        let Move { target, .. } = &moving.claimed;
+        moving.mover.places.freeze(&moving.here, target).await?;
+        while self.events(store).await? {}
+        self.outcomes(store).await?;
+        tell(format!("frozen and copied at position {}", self.position));
+        Ok(LedgerEnd {
+            position: self.position,
+            hash: self.hash,
+            card_serials_reserved: store.ledger.card_serials_reserved().await?,
+        })
+    }
+
+    /// Copies the next events; whether there may be more of them.
+    async fn events(&mut self, store: &TenantStore) -> Result<bool, MoveError> {
+        if (self.stopped)() {
+            return Err(MoveError::Stopped);
+        }
+        let rest = HistoryFilter {
+            after: self.position,
+            ..HistoryFilter::default()
+        };
+        let events = store.ledger.history(&rest, CHUNK).await?;
+        self.filled.add_events(&events).await?;
+        if let Some(last) = events.last() {
+            (self.position, self.hash) = (last.position, last.hash);
+        }
+        Ok(events.len() == CHUNK)
+    }
+
+    async fn outcomes(&mut self, store: &TenantStore) -> Result<(), MoveError> {
+        let mut from = None;
+        loop {
+            let page = store.ledger.outcomes(from.as_deref(), CHUNK).await?;
+            self.filled.add_outcomes(&page.items).await?;
+            from = page.next;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}

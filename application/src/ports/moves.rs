@@ -1,0 +1,96 @@
+//! What moving a tenant to another shard needs of the landlord's records and of the shards.
+
+use async_trait::async_trait;
+use domain::ids::{Position, Slug, TenantId};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Unavailable;
+use super::restore::{RestoreError, RestoringStore};
+use crate::tenants::Tenant;
+
+/// A move that is under way, as the landlord records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The shard that it is moved from.
+    pub source: Slug,
+    /// The shard that it is moved to.
+    pub target: Slug,
+    /// How far it is.
+    pub stage: Stage,
+    /// The process that is at it. Another one that takes over puts its own here, and from then on
+    /// the one before it can neither switch nor end the move.
+    pub mover: Uuid,
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The tenant is at its old place.
+    Copying,
+    /// The tenant is at its new place; the old one is to be cleared away.
+    Switched,
+    /// The tenant stays at its old place; the new one is to be cleared away.
+    Undoing,
+}
+
+impl Stage {
+    /// As recorded.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Copying => "copying",
+            Self::Switched => "switched",
+            Self::Undoing => "undoing",
+        }
+    }
+}
+
+/// The landlord's records of moves, each change on disk before it is answered.
+#[async_trait]
+pub trait MoveRecords: Send + Sync {
+    /// The tenant's move under way.
+    async fn find(&self, tenant: TenantId) -> Result<Option<Move>, Unavailable>;
+    /// Records a move, or takes over the tenant's move under way; that one, as it is now.
+    async fn claim(&self, wanted: &Move) -> Result<Move, Unavailable>;
+    /// From now on the tenant is at its new place, for every node that hears of it. `false` if the
+    /// move is not being copied by this mover any more; nothing is changed then.
+    async fn switch(&self, claimed: &Move) -> Result<bool, Unavailable>;
+    /// From now on nobody can switch. `false` if it was switched, or another mover took over.
+    async fn undo(&self, claimed: &Move) -> Result<bool, Unavailable>;
+    /// Whether this mover is still the one.
+    async fn is_claimed(&self, claimed: &Move) -> Result<bool, Unavailable>;
+    /// The move is over.
+    async fn end(&self, claimed: &Move) -> Result<(), Unavailable>;
+}
+
+/// The places that a tenant's ledger can be at: for each method, the one that a record names.
+///
+/// A ledger that is frozen takes no appends, from any node, whatever that has in memory. Only a
+/// frozen one is ever dropped.
+#[async_trait]
+pub trait Places: Send + Sync {
+    /// Freezes the ledger, because it is moved to a shard; after that it does not change.
+    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable>;
+    /// Lets the ledger take appends.
+    async fn thaw(&self, here: &Tenant) -> Result<(), Unavailable>;
+    /// Whether both ledgers are there and frozen, and are the same: head, counters, and the number
+    /// of events and outcomes.
+    async fn are_same(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable>;
+    /// Begins to fill a place with a copy, which will be frozen.
+    async fn fill(&self, there: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError>;
+    /// Builds the read models of the tenant at a place; the position that they are at.
+    async fn build_read_models(
+        &self,
+        there: &Tenant,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, Unavailable>;
+    /// Drops the ledger, if there is one, with the read models beside it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] also if it is not frozen.
+    async fn drop_frozen(&self, here: &Tenant) -> Result<(), Unavailable>;
+}

@@ -1,0 +1,119 @@
+//! The places that a tenant's ledger can be at, for whoever moves it from one to another.
+
+use std::sync::Arc;
+
+use application::doorbell::Doorbell;
+use application::news::LandlordNews;
+use application::ports::moves::Places;
+use application::ports::restore::{RestoreError, RestoringStore};
+use application::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores, Unavailable};
+use application::tenants::{Isolation, Tenant};
+use async_trait::async_trait;
+use domain::ids::{Position, Slug};
+
+use super::ConnectedShards;
+use crate::database::{Older, unavailable};
+use crate::ledger::postgres::{Schema, restore_frozen};
+use crate::projections::cards::postgres::PostgresCardsProjection;
+use crate::tenants::SchemaStores;
+
+const WHAT: &str = "the tenant's place";
+
+/// Schemas in shards.
+pub struct ShardPlaces {
+    shards: Arc<ConnectedShards>,
+    clock: Arc<dyn Clock>,
+}
+
+impl ShardPlaces {
+    /// The places in these shards.
+    pub fn new(shards: Arc<ConnectedShards>, clock: Arc<dyn Clock>) -> Self {
+        Self { shards, clock }
+    }
+}
+
+#[async_trait]
+impl Places for ShardPlaces {
+    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable> {
+        let place = self.shards.of_record(here).await?;
+        let frozen = Schema::of(here.id).freeze(&place.pool, to).await;
+        frozen.map_err(unavailable(WHAT))
+    }
+
+    async fn thaw(&self, here: &Tenant) -> Result<(), Unavailable> {
+        let place = self.shards.of_record(here).await?;
+        let thawed = Schema::of(here.id).thaw(&place.pool).await;
+        thawed.map_err(unavailable(WHAT))
+    }
+
+    async fn are_same(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable> {
+        let schema = Schema::of(one.id);
+        let (one, other) = (self.shards.of_record(one), self.shards.of_record(other));
+        let (one, other) = futures::try_join!(one, other)?;
+        let both = futures::try_join!(schema.summary(&one.pool), schema.summary(&other.pool));
+        let (one, other) = both.map_err(unavailable(WHAT))?;
+        Ok(one.is_some() && one == other)
+    }
+
+    async fn fill(&self, there: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {
+        let place = self.shards.of_record(there).await?;
+        let made = place.make_database(&Schema::of(there.id)).await;
+        made.map_err(unavailable(WHAT))?;
+        match &there.shard {
+            Some(to) => restore_frozen(there.id, &place.options, to).await,
+            None => Err(Unavailable::new(WHAT).into()),
+        }
+    }
+
+    async fn build_read_models(
+        &self,
+        there: &Tenant,
+        progress: &(dyn Fn(Position) + Send + Sync),
+    ) -> Result<Position, Unavailable> {
+        let shards = Arc::new(self.shards.for_one(there));
+        let stores = SchemaStores::new(
+            Arc::clone(&shards),
+            LandlordNews::default(),
+            1,
+            1,
+            Older::Migrate,
+            Arc::clone(&self.clock),
+            Doorbell::default(),
+        );
+        let built = match stores.open(there.id).await {
+            Ok(store) => build(&shards, &store, progress).await,
+            Err(error) => Err(error),
+        };
+        stores.close_all().await;
+        shards.close().await;
+        built
+    }
+
+    async fn drop_frozen(&self, here: &Tenant) -> Result<(), Unavailable> {
+        let schema = Schema::of(here.id);
+        let place = self.shards.of_record(here).await?;
+        let dropped = schema.drop_frozen(&place.pool).await;
+        dropped.map_err(unavailable(WHAT))?;
+        if here.isolation == Isolation::Dedicated {
+            place.drop_database(&schema).await;
+        }
+        Ok(())
+    }
+}
+
+async fn build(
+    shards: &Arc<ConnectedShards>,
+    store: &TenantStore,
+    progress: &(dyn Fn(Position) + Send + Sync),
+) -> Result<Position, Unavailable> {
+    let cards = PostgresCardsProjection::new(Arc::clone(shards) as _);
+    let head = store.ledger.head().position;
+    if cards.checkpoint(store).await? == head {
+        return Ok(head);
+    }
+    match cards.rebuild(store, progress).await {
+        Ok(position) => Ok(position),
+        Err(HandlerError::Unavailable(error)) => Err(error),
+        Err(HandlerError::Failed(why)) => Err(Unavailable::because(WHAT, why)),
+    }
+}

@@ -1,0 +1,10 @@
+-- Moves of tenants between shards that are under way: none here, where there are no shards.
+create table moves (
+    tenant_id text not null primary key,
+    source text not null,
+    target text not null,
+    -- `copying`, `switched` or `undoing`.
+    stage text not null,
+    -- The process that is at it: what another one has begun cannot be ended by this one.
+    mover text not null
+);

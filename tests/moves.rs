@@ -1,0 +1,428 @@
+//! Tenants move between shards while they are served: nothing acknowledged is lost, whoever is
+//! interrupted when.
+
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::chance::Chance;
+use crate::cluster::Cluster;
+use crate::shards::{database, node};
+use crate::support::client::{id, try_send};
+use crate::support::recount::everything_agrees;
+use crate::support::service::{command, run};
+use crate::support::{Client, Service, eventually, unique};
+
+const CLIENTS: usize = 8;
+
+/// Another server than the one that every other test uses.
+fn other_cluster() -> &'static Cluster {
+    static OTHER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+    &OTHER
+}
+
+/// Two shards on two servers, and two nodes that serve from both.
+struct Deployment {
+    store: String,
+    second: String,
+    nodes: [Service; 2],
+}
+
+impl Deployment {
+    async fn start() -> Self {
+        let store = database();
+        let name = unique("d").replace('-', "_");
+        other_cluster().run("postgres", &format!("create database {name}"));
+        let second = other_cluster().url(&name);
+        let start = || Service::spawn(node(&store).env("SECOND", &second));
+        let nodes = [start(), start()];
+        let shard = json!({ "name": "second", "url": "env:SECOND", "open": false });
+        let third = json!({ "name": "third", "url": "env:SECOND", "open": false });
+        for shard in [shard, third] {
+            let landlord = nodes[0].landlord();
+            let added = landlord.post("/v1/landlord/shards", &shard).await;
+            added.expect(201);
+        }
+        Self {
+            store,
+            second,
+            nodes,
+        }
+    }
+
+    /// A tenant that both nodes know.
+    async fn tenant(&self) -> Client {
+        let tenant = self.nodes[0].tenant("pro").await;
+        let elsewhere = tenant.clone().at(self.nodes[1].base());
+        eventually("the other node knows the tenant", || async {
+            (elsewhere.get("/v1/cards").await.status == 200).then_some(())
+        })
+        .await;
+        tenant
+    }
+
+    fn mover(&self, tenant: &Client, to: &str) -> Command {
+        let mut mover = command();
+        mover
+            .args(["tenants", "move", tenant.id(), to])
+            .env("STORE", &self.store)
+            .env("SECOND", &self.second);
+        mover
+    }
+
+    fn move_to(&self, tenant: &Client, to: &str) -> (ExitStatus, String) {
+        run(&mut self.mover(tenant, to))
+    }
+
+    #[track_caller]
+    fn moves(&self, tenant: &Client, to: &str) -> String {
+        let (status, said) = self.move_to(tenant, to);
+        assert!(status.success(), "{said}");
+        said
+    }
+
+    async fn shard_of(&self, tenant: &Client, node: usize) -> Value {
+        let path = format!("/v1/landlord/tenants/{}", tenant.id());
+        let seen = self.nodes[node].landlord().get(&path).await;
+        seen.expect(200).json()["shard"].clone()
+    }
+
+    /// What is left of the tenant at the shard that it is not in.
+    fn left_at(&self, shard: &str, tenant: &Client) -> String {
+        let schema = schema(tenant);
+        let left = format!("select nspname from pg_namespace where nspname like '{schema}%'");
+        match shard {
+            "main" => Cluster::shared().run(name(&self.store), &left),
+            _ => other_cluster().run(name(&self.second), &left),
+        }
+    }
+}
+
+fn schema(tenant: &Client) -> String {
+    format!("t_{}", tenant.id().replace('-', ""))
+}
+
+fn name(url: &str) -> &str {
+    url.split(['/', '?']).nth(3).expect("a database")
+}
+
+/// Clients that issue cards through all nodes, each again until it is acknowledged.
+struct Load {
+    over: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn begin(deployment: &Deployment, tenant: &Client) -> Self {
+        let mut load = Self {
+            over: Arc::default(),
+            acknowledged: Arc::default(),
+            refused: Arc::default(),
+            clients: Vec::new(),
+        };
+        for nth in 0..CLIENTS {
+            let base = deployment.nodes[nth % 2].base();
+            let client = tenant.clone().at(base);
+            let over = Arc::clone(&load.over);
+            let (acknowledged, refused) =
+                (Arc::clone(&load.acknowledged), Arc::clone(&load.refused));
+            load.clients.push(tokio::spawn(async move {
+                let mut issued = Vec::new();
+                while !over.load(Ordering::SeqCst) {
+                    issued.push(issue(&client, &refused).await);
+                    acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
+                issued
+            }));
+        }
+        load
+    }
+
+    /// Waits until so many more are acknowledged.
+    async fn more(&self, count: u64) {
+        let target = self.acknowledged.load(Ordering::SeqCst) + count;
+        eventually("the load makes progress", || async {
+            (self.acknowledged.load(Ordering::SeqCst) >= target).then_some(())
+        })
+        .await;
+    }
+
+    /// The ids of all cards that were acknowledged.
+    async fn end(self) -> Vec<String> {
+        self.over.store(true, Ordering::SeqCst);
+        let mut issued = Vec::new();
+        for client in self.clients {
+            issued.extend(client.await.expect("a client of the load"));
+        }
+        issued
+    }
+}
+
+/// Issues a card; a 503 is asked again, under the same key, until it is not.
+async fn issue(client: &Client, refused: &AtomicU64) -> String {
+    let (path, key) = ("/v1/cards", unique("issue"));
+    let body = json!({ "holder": { "name": key } });
+    let mut rhythm = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        rhythm.tick().await;
+        let answer = try_send(client.command(Method::POST, path, &key, &body)).await;
+        let answer = answer.expect("the nodes go on");
+        if answer.status == 503 {
+            assert!(answer.headers.contains_key("retry-after"), "{answer}");
+            refused.fetch_add(1, Ordering::SeqCst);
+            continue;
+        }
+        answer.expect(201);
+        return id(&answer.json()).to_owned();
+    }
+}
+
+/// Every acknowledged card is there, once, at both nodes, and everything agrees.
+async fn nothing_is_lost(deployment: &Deployment, tenant: &Client, issued: &[String]) {
+    for node in &deployment.nodes {
+        let tenant = tenant.clone().at(node.base());
+        let events = eventually("the node has caught up", || async {
+            let usage = tenant.get("/v1/usage").await;
+            let listed = tenant.get("/v1/cards").await;
+            (usage.status == 200 && listed.status == 200).then_some(())
+        });
+        events.await;
+        let events = everything_agrees(node, &tenant).await;
+        let cards: std::collections::BTreeSet<_> = events
+            .iter()
+            .filter(|event| event["type"] == "CardIssued")
+            .map(|event| event["aggregate_id"].as_str().expect("a card"))
+            .collect();
+        for card in issued {
+            assert!(
+                cards.contains(&**card),
+                "{card} was acknowledged and is lost"
+            );
+        }
+        assert_eq!(cards.len(), issued.len(), "cards that nobody asked for");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_moves_under_load_and_nothing_acknowledged_is_lost() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    let load = Load::begin(&deployment, &tenant);
+    load.more(200).await;
+    for (from, to) in [("main", "second"), ("second", "main")] {
+        let moving = tokio::task::spawn_blocking({
+            let mut mover = deployment.mover(&tenant, to);
+            move || run(&mut mover)
+        });
+        let (status, said) = moving.await.expect("run");
+        assert!(status.success(), "{said}");
+        assert_eq!(deployment.left_at(from, &tenant), "", "{said}");
+        load.more(200).await;
+        for nth in [0, 1] {
+            eventually("the node knows where the tenant is", || async {
+                (deployment.shard_of(&tenant, nth).await == to).then_some(())
+            })
+            .await;
+        }
+    }
+    println!(
+        "{} were refused meanwhile",
+        load.refused.load(Ordering::SeqCst)
+    );
+    let issued = load.end().await;
+    nothing_is_lost(&deployment, &tenant, &issued).await;
+    assert!(deployment.moves(&tenant, "main").contains("already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_killed_at_any_moment_is_finished_or_undone() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    let mut chance = Chance::new();
+    let load = Load::begin(&deployment, &tenant);
+    load.more(200).await;
+    let begun = Instant::now();
+    deployment.moves(&tenant, "second");
+    let whole = begun.elapsed();
+    for _ in 0..16 {
+        let to = ["main", "second"][chance.below(2) as usize];
+        let mut mover = deployment.mover(&tenant, to).spawn().expect("a mover");
+        let moment = whole.mul_f64(chance.below(1_000) as f64 / 1_000.0);
+        tokio::time::sleep(moment).await; // the moment is what is tried
+        mover.kill().expect("killed");
+        mover.wait().expect("gone");
+    }
+    // Whatever was left is finished or undone by asking for either.
+    let (status, said) = deployment.move_to(&tenant, "main");
+    if !status.success() {
+        assert!(said.contains("asking for it again"), "{said}");
+        deployment.moves(&tenant, "second");
+        deployment.moves(&tenant, "main");
+    }
+    load.more(100).await;
+    let issued = load.end().await;
+    nothing_is_lost(&deployment, &tenant, &issued).await;
+    assert_eq!(deployment.left_at("second", &tenant), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_tenant_is_read_and_takes_no_changes_until_the_move_is_undone() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    tenant.issue("Before").await;
+    // As a mover leaves it that was killed right after it froze the ledger.
+    let freeze = format!(
+        "update {}.head set moved_to = 'second', revision = revision + 1; \
+         insert into moves values ('{}', 'main', 'second', 'copying', \
+         '018f0000-0000-7000-8000-000000000000')",
+        schema(&tenant),
+        tenant.id()
+    );
+    Cluster::shared().run(name(&deployment.store), &freeze);
+    for node in &deployment.nodes {
+        let tenant = tenant.clone().at(node.base());
+        let body = json!({ "holder": { "name": "While frozen" } });
+        let refused = tenant.post("/v1/cards", &body).await;
+        refused.problem(503, "unavailable");
+        assert!(refused.headers.contains_key("retry-after"), "{refused}");
+        assert_eq!(tenant.all("/v1/cards").await.len(), 1);
+        assert_eq!(tenant.usage().await["in_circulation"], 1);
+    }
+    let (status, said) = deployment.move_to(&tenant, "third");
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("is being moved to second"), "{said}");
+    assert!(deployment.moves(&tenant, "main").contains("again"));
+    tenant.issue("After").await;
+    assert_eq!(tenant.all("/v1/cards").await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_told_to_stop_undoes_itself() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    for nth in 0..20 {
+        tenant.issue(&format!("Card {nth}")).await;
+    }
+    // Whoever freezes the ledger waits for this lock.
+    let schema = schema(&tenant);
+    let hold = format!("begin; select from {schema}.head for update; select pg_sleep(60)");
+    let mut holder = psql(&deployment.store, &hold);
+    let asleep = "select count(*) from pg_stat_activity where query like '%select pg_sleep%' \
+                  and wait_event = 'PgSleep' and datname = current_database()";
+    is_one(&deployment, asleep).await;
+    let mut mover = deployment.mover(&tenant, "second");
+    let mover = mover.spawn().expect("a mover");
+    let waits = "select count(*) from pg_stat_activity where query like 'update %set moved_to%' \
+                 and wait_event_type = 'Lock' and datname = current_database()";
+    is_one(&deployment, waits).await;
+    kill(Pid::from_raw(mover.id().cast_signed()), Signal::SIGTERM).expect("signalled");
+    let let_go = "select pg_terminate_backend(pid) from pg_stat_activity \
+                  where wait_event = 'PgSleep' and datname = current_database()";
+    Cluster::shared().run(name(&deployment.store), let_go);
+    holder.wait().expect("gone");
+    let ended = mover.wait_with_output().expect("ended");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(
+        said.contains("the move was undone: it was told to stop"),
+        "{said}"
+    );
+    tenant.issue("After").await;
+    assert_eq!(deployment.left_at("second", &tenant), "");
+    deployment.moves(&tenant, "second");
+    assert_eq!(tenant.all("/v1/cards").await.len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dedicated_tenant_takes_its_database_along() {
+    let deployment = Deployment::start().await;
+    let body = json!({
+        "name": "A tenant", "slug": unique("t"), "plan": "pro", "isolation": "dedicated",
+    });
+    let made = deployment.nodes[0]
+        .landlord()
+        .post("/v1/landlord/tenants", &body)
+        .await;
+    made.expect(201);
+    let tenant = deployment.nodes[0]
+        .client(made.text("api_key"))
+        .of_tenant(made.text("id"));
+    let load = Load::begin(&deployment, &tenant);
+    load.more(20).await;
+    // Nodes that use the tenant let go of its old database.
+    let moving = tokio::task::spawn_blocking({
+        let mut mover = deployment.mover(&tenant, "second");
+        move || run(&mut mover)
+    });
+    let (status, said) = moving.await.expect("run");
+    assert!(status.success(), "{said}");
+    let issued = load.end().await;
+    nothing_is_lost(&deployment, &tenant, &issued).await;
+    let schema = schema(&tenant);
+    let there = format!("select count(*) from pg_database where datname = '{schema}'");
+    assert_eq!(Cluster::shared().run("postgres", &there).trim(), "0");
+    assert_eq!(other_cluster().run("postgres", &there).trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_moved_is_told_in_one_line() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    for (tenant, to, why) in [
+        (tenant.id(), "fourth", "there is no shard fourth"),
+        (tenant.id(), "!", "must be 3 to 40 characters"),
+        ("nobody", "second", "no tenant with the id or slug"),
+    ] {
+        let mut mover = command();
+        let mover = mover
+            .args(["tenants", "move", tenant, to])
+            .env("STORE", &deployment.store)
+            .env("SECOND", &deployment.second);
+        let (status, said) = run(mover);
+        assert!(!status.success(), "{said}");
+        assert!(said.contains(why), "{why}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let mut embedded = Service::start();
+    let of_file = embedded.tenant("free").await;
+    embedded.terminate();
+    embedded.stopped();
+    let mut mover = command();
+    let mover = mover
+        .args(["tenants", "move", of_file.id(), "main", "--store"])
+        .arg(format!("sqlite:{}", embedded.directory().display()));
+    let (status, said) = run(mover);
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("the embedded store has no shards"), "{said}");
+}
+
+/// Waits until a count in the landlord's database is 1.
+async fn is_one(deployment: &Deployment, count: &str) {
+    eventually(count, || async {
+        let found = Cluster::shared().run(name(&deployment.store), count);
+        (found.trim() == "1").then_some(())
+    })
+    .await;
+}
+
+/// Statements that go on in the background.
+fn psql(store: &str, statements: &str) -> Child {
+    Command::new(Cluster::shared().program("psql"))
+        .args(["--no-psqlrc", "--quiet", "--username=tests", "--dbname"])
+        .arg(name(store))
+        .arg("--host")
+        .arg(Cluster::shared().directory())
+        .arg("--command")
+        .arg(statements)
+        .spawn()
+        .expect("psql")
+}

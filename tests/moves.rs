@@ -1,10 +1,11 @@
 //! Tenants move between shards while they are served: nothing acknowledged is lost, whoever is
 //! interrupted when.
 
-use std::process::{Child, Command, ExitStatus};
+use std::io::Write;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,6 +22,7 @@ use crate::support::service::{command, run};
 use crate::support::{Client, Service, eventually, unique};
 
 const CLIENTS: usize = 8;
+const ROUNDS: u64 = 16;
 
 /// Another server than the one that every other test uses.
 fn other_cluster() -> &'static Cluster {
@@ -147,6 +149,19 @@ impl Load {
         load
     }
 
+    /// How often a client was answered.
+    fn answers(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst) + self.refused.load(Ordering::SeqCst)
+    }
+
+    async fn answer_more(&self, count: u64) {
+        let target = self.answers() + count;
+        eventually("the nodes answer", || async {
+            (self.answers() >= target).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until so many more are acknowledged.
     async fn more(&self, count: u64) {
         let target = self.acknowledged.load(Ordering::SeqCst) + count;
@@ -250,14 +265,15 @@ async fn a_move_that_is_killed_at_any_moment_is_finished_or_undone() {
     let mut chance = Chance::new();
     let load = Load::begin(&deployment, &tenant);
     load.more(200).await;
-    let begun = Instant::now();
+    let begun = load.answers();
     deployment.moves(&tenant, "second");
-    let whole = begun.elapsed();
-    for _ in 0..16 {
+    let whole = load.answers() - begun;
+    for round in 1..=ROUNDS {
         let to = ["main", "second"][chance.below(2) as usize];
         let mut mover = deployment.mover(&tenant, to).spawn().expect("a mover");
-        let moment = whole.mul_f64(chance.below(1_000) as f64 / 1_000.0);
-        tokio::time::sleep(moment).await; // the moment is what is tried
+        // The load is the clock; the larger part of a move is waiting after the switch.
+        load.answer_more(chance.below(whole / (1 + round % 4)))
+            .await;
         mover.kill().expect("killed");
         mover.wait().expect("gone");
     }
@@ -314,20 +330,20 @@ async fn a_move_that_is_told_to_stop_undoes_itself() {
     }
     // Whoever freezes the ledger waits for this lock.
     let schema = schema(&tenant);
-    let hold = format!("begin; select from {schema}.head for update; select pg_sleep(60)");
-    let mut holder = psql(&deployment.store, &hold);
-    let asleep = "select count(*) from pg_stat_activity where query like '%select pg_sleep%' \
-                  and wait_event = 'PgSleep' and datname = current_database()";
-    is_one(&deployment, asleep).await;
+    let mut holder = psql(&deployment.store);
+    let hold = format!("begin; select from {schema}.head for update;\n");
+    let mut statements = holder.stdin.take().expect("piped");
+    statements.write_all(hold.as_bytes()).expect("written");
+    let holds = "select count(*) from pg_stat_activity where application_name = 'psql' \
+                 and state = 'idle in transaction' and datname = current_database()";
+    is_one(&deployment, holds).await;
     let mut mover = deployment.mover(&tenant, "second");
     let mover = mover.spawn().expect("a mover");
     let waits = "select count(*) from pg_stat_activity where query like 'update %set moved_to%' \
                  and wait_event_type = 'Lock' and datname = current_database()";
     is_one(&deployment, waits).await;
     kill(Pid::from_raw(mover.id().cast_signed()), Signal::SIGTERM).expect("signalled");
-    let let_go = "select pg_terminate_backend(pid) from pg_stat_activity \
-                  where wait_event = 'PgSleep' and datname = current_database()";
-    Cluster::shared().run(name(&deployment.store), let_go);
+    drop(statements);
     holder.wait().expect("gone");
     let ended = mover.wait_with_output().expect("ended");
     let said = String::from_utf8_lossy(&ended.stderr);
@@ -414,15 +430,15 @@ async fn is_one(deployment: &Deployment, count: &str) {
     .await;
 }
 
-/// Statements that go on in the background.
-fn psql(store: &str, statements: &str) -> Child {
+/// A session for statements, which ends with its input.
+fn psql(store: &str) -> Child {
     Command::new(Cluster::shared().program("psql"))
         .args(["--no-psqlrc", "--quiet", "--username=tests", "--dbname"])
         .arg(name(store))
         .arg("--host")
         .arg(Cluster::shared().directory())
-        .arg("--command")
-        .arg(statements)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .expect("psql")
 }

@@ -201,15 +201,12 @@ async fn the_embedded_store_has_no_shards() {
 
 #[tokio::test]
 async fn a_dedicated_tenant_has_a_database_to_itself() {
-    let (store, second) = (database(), database());
-    let service = Service::spawn(node(&store).env("SECOND", &second));
-    let other = Service::spawn(node(&store).env("SECOND", &second));
-    let body = |slug: &str| json!({ "name": "A tenant", "slug": slug, "plan": "free", "isolation": "dedicated" });
-    let slug = unique("t");
-    let made = service
-        .landlord()
-        .post("/v1/landlord/tenants", &body(&slug))
-        .await;
+    let store = database();
+    let service = Service::spawn(&mut node(&store));
+    let body = json!({
+        "name": "A tenant", "slug": unique("t"), "plan": "free", "isolation": "dedicated",
+    });
+    let made = service.landlord().post("/v1/landlord/tenants", &body).await;
     made.expect(201);
     let tenant = service
         .client(made.text("api_key"))
@@ -231,7 +228,6 @@ async fn a_dedicated_tenant_has_a_database_to_itself() {
         .parse()
         .expect("a number");
     assert!((1..=4).contains(&used), "{used} connections");
-    drop(other);
 }
 
 #[tokio::test]

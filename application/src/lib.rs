@@ -33,7 +33,9 @@ use domain::catalogue::Catalogue;
 use domain::event::Decoder;
 
 use crate::keys::KeyRing;
-use crate::ports::{Agenda, Clock, Landlord, LandlordView, Random, ShardDatabases, TenantStores};
+use crate::ports::agenda::Agenda;
+use crate::ports::shards::ShardDatabases;
+use crate::ports::{Clock, Landlord, LandlordView, Random, TenantStores};
 use crate::shards::Shards;
 use crate::subscribers::Subscribers;
 use crate::tenants::Directory;

@@ -1,11 +1,13 @@
-//! Every door of the application to the outside, in one file. The adapters are in the
-//! `infrastructure` crate; which one stands behind a port is chosen in `api/src/wiring.rs`.
+//! Every door of the application to the outside, in one file and those below it. The adapters are
+//! in the `infrastructure` crate; which one stands behind a port is chosen in `api/src/wiring.rs`.
 //!
 //! Ports are traits only where a second implementation exists or a test could not exist
 //! otherwise; what is merely data is a struct beside them.
 
+pub mod agenda;
 pub mod moves;
 pub mod restore;
+pub mod shards;
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use uuid::Uuid;
 use self::restore::{OutcomePage, RestoreError, RestoringStore, StoredOutcome};
 use crate::cards::{Card, CardFilter, CardPage};
 use crate::keys::ApiKey;
-use crate::shards::{Shard, UrlReference};
+use crate::shards::Shard;
 use crate::tenants::{Tenant, TenantFilter, TenantOverview, TenantPage};
 
 /// A dependency (a database, a full queue, a read model that is behind) could not answer.
@@ -433,31 +435,6 @@ pub enum LandlordError {
     Unavailable(#[from] Unavailable),
 }
 
-/// This node's way to the databases that are shards.
-#[async_trait]
-pub trait ShardDatabases: Send + Sync {
-    /// Asks a database for a sign of life, and what its login may do.
-    async fn probe(&self, url: &UrlReference) -> Result<ShardLogin, ShardUnreachable>;
-}
-
-/// What this node's login may do in a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardLogin {
-    /// Make databases: what a tenant with a database of its own needs.
-    pub may_make_databases: bool,
-}
-
-/// Why this node does not reach a shard.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardUnreachable {
-    /// The reference leads to no address here; says why, without the address.
-    #[error("{0}")]
-    NoAddress(String),
-    /// The database does not answer.
-    #[error(transparent)]
-    NoAnswer(Unavailable),
-}
-
 /// The landlord's read models: usage and entitlements of each tenant, kept by a subscriber.
 #[async_trait]
 pub trait LandlordView: Send + Sync {
@@ -465,26 +442,6 @@ pub trait LandlordView: Send + Sync {
     async fn tenant(&self, id: TenantId) -> Result<Option<TenantOverview>, Unavailable>;
     /// The tenants that match, a page of them.
     async fn list(&self, filter: &TenantFilter) -> Result<TenantPage, Unavailable>;
-}
-
-/// When which tenant next needs attention because time has passed.
-///
-/// Kept by the landlord's subscriber as a hint that is never too late: the tenant's own read
-/// model says what is really due.
-#[async_trait]
-pub trait Agenda: Send + Sync {
-    /// The tenant whose moment comes first.
-    async fn next(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable>;
-    /// Replaces a tenant's moment by the one found in its read model at `as_of`, unless events
-    /// after that position have been noted meanwhile (then it stays, and is looked at again).
-    async fn replace(
-        &self,
-        tenant: TenantId,
-        as_of: Position,
-        next: Option<DateTime<Utc>>,
-    ) -> Result<(), Unavailable>;
-    /// Returns when an earlier moment may have come in.
-    async fn changed(&self);
 }
 
 // --- subscribers ---------------------------------------------------------------------------

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::Application;
 use crate::commands::Done;
 use crate::error::{Error, Refusal};
-use crate::ports::{Recorded, ShardDatabases, ShardUnreachable, Unavailable};
+use crate::ports::shards::{ShardDatabases, ShardUnreachable};
+use crate::ports::{Recorded, Unavailable};
 use crate::scope::{Command, Role, Scope};
 use crate::tenants::{Directory, Isolation, landlord_record};
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use application::cards::{CardFilter, CardSort};
-use application::ports::{Agenda, Subscriber};
+use application::ports::Subscriber;
+use application::ports::agenda::Agenda;
 use chrono::TimeDelta;
 use domain::card::Issue;
 use domain::ids::CardId;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use application::doorbell::Doorbell;
-use application::ports::{Landlord, ShardDatabases, ShardLogin, ShardUnreachable, Unavailable};
+use application::ports::shards::{ShardDatabases, ShardLogin, ShardUnreachable};
+use application::ports::{Landlord, Unavailable};
 use application::shards::{Shards, UrlReference};
 use application::tenants::{Directory, Isolation, Tenant};
 use async_trait::async_trait;

@@ -8,9 +8,10 @@ use application::Application;
 use application::doorbell::Doorbell;
 use application::keys::{ApiKey, KeyRing, Secret, Seed};
 use application::news::{LandlordNews, News, follow_news};
+use application::ports::agenda::Agenda;
 use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
 use application::ports::{
-    Agenda, Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random, Recorded,
+    Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random, Recorded,
     RecordedOutcome, TenantStore, TenantStores, Unavailable,
 };
 use application::scope::{Command, Role, Scope};

@@ -1,6 +1,6 @@
 //! The agenda: a hint that may be early, but is never late.
 
-use application::ports::Agenda;
+use application::ports::agenda::Agenda;
 use domain::ids::Position;
 use futures::FutureExt;
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use application::ports::agenda::Agenda as _;
 use application::ports::{
-    Agenda as _, Landlord as _, LandlordError, LandlordView, Ledger as _, Recorded, Subscriber,
+    Landlord as _, LandlordError, LandlordView, Ledger as _, Recorded, Subscriber,
 };
 use domain::event::Event;
 use domain::subscription::TenantSubscription;

@@ -9,7 +9,8 @@
 
 use std::sync::atomic::Ordering;
 
-use application::ports::{Agenda, Unavailable};
+use application::ports::Unavailable;
+use application::ports::agenda::Agenda;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{Position, TenantId};

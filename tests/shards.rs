@@ -70,6 +70,10 @@ async fn a_new_tenant_is_placed_in_the_open_shard_with_the_fewest() {
 async fn a_closed_shard_takes_no_new_tenants_and_keeps_its_own() {
     let service = service();
     let before = service.tenant("free").await;
+    let (landlord, tenants) = (service.landlord(), "/v1/landlord/tenants");
+    let first = json!({ "name": "A tenant", "slug": unique("t"), "plan": "free" });
+    let made = landlord.post_once(tenants, "made-before", &first).await;
+    made.expect(201);
     let main = format!("{SHARDS}/main");
     let closed = service
         .landlord()
@@ -79,6 +83,9 @@ async fn a_closed_shard_takes_no_new_tenants_and_keeps_its_own() {
     let body = json!({ "name": "A tenant", "slug": unique("t"), "plan": "free" });
     let refused = service.landlord().post("/v1/landlord/tenants", &body).await;
     refused.problem(409, "no_open_shard");
+    let again = landlord.post_once(tenants, "made-before", &first).await;
+    assert_eq!(again.expect(201).json(), made.json());
+    assert!(again.is_replayed());
     before.issue("Still here").await;
     add(&service, &json!({ "name": "second", "url": "env:SECOND" }))
         .await

@@ -234,7 +234,12 @@ impl Application {
             return Err(unknown_plan(&new.plan));
         }
         let now = self.clock.now();
-        let shard = self.place(new.isolation).await?;
+        let shard = match self.place(new.isolation).await {
+            Ok(shard) => shard,
+            // Refused today; but what was done under the same key is answered again.
+            Err(_) if self.is_answered(command).await? => None,
+            Err(error) => return Err(error),
+        };
         let tenant = Tenant {
             id: TenantId::new(self.random.id()),
             name: new.name,
@@ -290,6 +295,14 @@ impl Application {
             position,
             replayed,
         })
+    }
+
+    /// Whether the landlord has answered under the command's idempotency key before.
+    async fn is_answered(&self, command: &Command) -> Result<bool, Error> {
+        match landlord_record(command, &())? {
+            Some(record) => Ok(self.landlord.outcome(&record.key).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// Makes a recorded tenant's store and starts its subscription, as far as that is not done.

@@ -31,7 +31,7 @@ use crate::portable::Engine;
 const PAGE_EVENTS: usize = 4096;
 
 /// The landlord's read models: [`Subscriber`], [`application::ports::LandlordView`] and
-/// [`application::ports::Agenda`] over the same rows.
+/// [`application::ports::agenda::Agenda`] over the same rows.
 pub struct LandlordReadModel {
     database: Arc<dyn Engine>,
     /// Woken when a moment came in that is earlier than the one its tenant had.

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use application::doorbell::Doorbell;
 use application::ports::{AppendError, Appended, Clock, Head, RecordedEvent, RecordedOutcome};
 use arc_swap::ArcSwap;
+use cqrs_es::persist::PersistenceError;
 use domain::chain::Hash;
 use domain::event::{Decoder, UndecodableEvent};
 use domain::ids::{Position, TenantId, Version};
@@ -78,6 +79,8 @@ enum StoreError {
     Undecodable(#[from] UndecodableEvent),
     #[error("the ledger is being moved to another shard")]
     Frozen,
+    #[error(transparent)]
+    Repository(#[from] PersistenceError),
     #[error("the stored {0} is malformed")]
     Malformed(&'static str),
     #[error("another node has moved the head since it was read")]

@@ -7,6 +7,7 @@ pub mod database;
 pub mod doorbell;
 mod listener;
 pub mod portable;
+pub mod shard;
 
 pub mod ledger;
 pub mod shards;

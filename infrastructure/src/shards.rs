@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::doorbell::{Residents, ShardDoorbell};
 use crate::projections::cards::postgres::TenantShards;
+use crate::shard::Shard;
 
 /// How long somebody waits for a connection.
 const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -65,24 +66,11 @@ pub fn address(url: &str) -> Option<PgConnectOptions> {
 }
 
 /// A pool of at most `connections_max` connections, made when they are needed.
-///
-/// Its statements never read a whole table where an index would do. They find their rows by keys,
-/// and PostgreSQL keeps the plan that it made of a statement while the tenant's tables were small;
-/// when they have grown, that plan reads all of them for every card (a quarter of the issuances/s
-/// at 64 connections).
 pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
-    pool_of(database, connections_max, CONNECTION_IDLE)
-}
-
-fn pool_of(database: &PgConnectOptions, connections_max: u32, idle: Duration) -> PgPool {
-    let database = database
-        .clone()
-        .options([("enable_seqscan", "off")])
-        .options(LIMITS);
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(CONNECTION_WAIT_MAX)
-        .idle_timeout(idle)
+        .idle_timeout(CONNECTION_IDLE)
         .test_before_acquire(false)
         .before_acquire(|connection, state| {
             Box::pin(async move {
@@ -92,7 +80,30 @@ fn pool_of(database: &PgConnectOptions, connections_max: u32, idle: Duration) ->
                 Ok(true)
             })
         })
-        .connect_lazy_with(database)
+        .connect_lazy_with(tuned(database))
+}
+
+/// What every connection to a database with tenants' tables is told.
+///
+/// Statements never read a whole table where an index would do: they find their rows by keys,
+/// and PostgreSQL keeps the plan that it made of a statement while the tenant's tables were small;
+/// when they have grown, that plan reads all of them for every card (a quarter of the issuances/s
+/// at 64 connections).
+fn tuned(database: &PgConnectOptions) -> PgConnectOptions {
+    database
+        .clone()
+        .options([("enable_seqscan", "off")])
+        .options(LIMITS)
+}
+
+fn connections(database: &PgConnectOptions, connections_max: u32, idle_max: Duration) -> Shard {
+    let connections_max = connections_max as usize;
+    Shard::new(
+        tuned(database),
+        connections_max,
+        CONNECTION_WAIT_MAX,
+        idle_max,
+    )
 }
 
 /// The shards that this node is connected to.
@@ -126,8 +137,8 @@ pub struct Place {
     /// Where it is.
     pub options: PgConnectOptions,
     /// The connections to it: shared by the shard's tenants, unless it is one tenant's own.
-    pub pool: PgPool,
-    /// The shard, if this is a tenant's own database beside it.
+    pub shard: Shard,
+    /// The shard's address, if this is a tenant's own database beside it.
     beside: Option<PgConnectOptions>,
 }
 
@@ -216,7 +227,7 @@ impl ConnectedShards {
         let all = self.records.all();
         let all = all.iter().map(|shard| async {
             let shard = self.named(&shard.name).await?;
-            let answer = sqlx::query("select 1").execute(&shard.pool).await;
+            let answer = shard.shard.answer().await;
             answer.map_err(|error| Unavailable::because("a shard", error))
         });
         futures::future::try_join_all(all).await.map(drop)
@@ -226,7 +237,7 @@ impl ConnectedShards {
     pub async fn close(&self) {
         let all: Vec<_> = self.lock().drain().map(|(_, it)| it).collect();
         for Connected { shard, doorbell } in all {
-            shard.pool.close().await;
+            shard.shard.close().await;
             doorbell.close().await;
         }
     }
@@ -257,7 +268,7 @@ impl ConnectedShards {
         let Node { id, doorbell, .. } = &self.node;
         let doorbell = ShardDoorbell::start(&options, doorbell, *id, Arc::new(residents));
         let shard = Arc::new(Place {
-            pool: pool(&options, self.node.connections_max),
+            shard: connections(&options, self.node.connections_max, CONNECTION_IDLE),
             options,
             beside: None,
         });
@@ -291,8 +302,8 @@ impl ConnectedShards {
 
 #[async_trait]
 impl TenantShards for ConnectedShards {
-    async fn shard(&self, tenant: TenantId) -> Result<PgPool, Unavailable> {
-        Ok(self.of(tenant).await?.pool.clone())
+    async fn shard(&self, tenant: TenantId) -> Result<Shard, Unavailable> {
+        Ok(self.of(tenant).await?.shard.clone())
     }
 }
 

@@ -70,6 +70,9 @@ stop() {
 }
 
 start
+"${as[@]}" "$BIN/psql" -q -h "$directory" -U tests -d postgres \
+  -c 'create role shards login noinherit createrole createdb' \
+  -c 'grant create on database postgres to shards with grant option' >&2
 echo "$directory"
 while read -r command; do
   "$command"
@@ -107,7 +110,7 @@ impl Cluster {
         }
     }
 
-    /// How to reach it.
+    /// How to reach it, as a superuser.
     #[allow(
         dead_code,
         reason = "the tests of one crate need less of it than another's"
@@ -117,6 +120,16 @@ impl Cluster {
             .socket(&self.directory)
             .username("tests")
             .database("postgres")
+    }
+
+    #[allow(
+        dead_code,
+        reason = "the tests of one crate need less of it than another's"
+    )]
+    /// The same, for shards: as a role that is no superuser, to which PostgreSQL refuses what it
+    /// may not do.
+    pub fn shard(&self) -> PgConnectOptions {
+        self.options().username("shards")
     }
 }
 

@@ -10,11 +10,9 @@ use application::ports::{
     RecordedOutcome, StoredEvent, Unavailable,
 };
 use async_trait::async_trait;
-use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
-use domain::card::DigitalCard;
+use cqrs_es::persist::SerializedEvent;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::{Position, TenantId};
-use domain::subscription::TenantSubscription;
 
 use sqlx::query_builder::QueryBuilder;
 use sqlx::{Database, Encode, Type};
@@ -37,8 +35,12 @@ pub(super) trait Reader: Send + Sync + 'static {
     /// Whether only this process writes: then nothing is newer than its memory.
     const ALONE: bool;
 
-    /// What loads aggregates.
-    fn repository(&self) -> &impl PersistedEventRepository;
+    /// An aggregate's events.
+    fn load(
+        &self,
+        kind: AggregateKind,
+        id: &str,
+    ) -> impl Future<Output = Result<Vec<SerializedEvent>, StoreError>> + Send;
 
     /// What was answered under a key.
     fn outcome(
@@ -113,12 +115,7 @@ impl<R: Reader> Ledger for StoredLedger<R> {
         kind: AggregateKind,
         id: &str,
     ) -> Result<Vec<SerializedEvent>, Unavailable> {
-        let repository = self.reader.repository();
-        match kind {
-            AggregateKind::Card => repository.get_events::<DigitalCard>(id).await,
-            AggregateKind::Subscription => repository.get_events::<TenantSubscription>(id).await,
-        }
-        .map_err(|error| Unavailable::because(WHAT, error))
+        self.reader.load(kind, id).await.map_err(unavailable)
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {

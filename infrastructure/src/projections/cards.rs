@@ -26,7 +26,8 @@ use application::subscribers::CARDS;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{CardId, Position, TenantId};
-use sqlx::Sqlite;
+use sqlx::pool::PoolConnection;
+use sqlx::{Sqlite, SqliteConnection};
 
 use self::list::Cards;
 use self::rebuild::InFile;
@@ -67,39 +68,42 @@ impl CardsReadModel {
         Ok(Self { database })
     }
 
-    fn cards(&self) -> Cards<'_, Sqlite> {
-        Cards {
-            readers: self.database.readers(),
-            table: Table::Live.name(),
-        }
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, Unavailable> {
+        let reader = self.database.readers().acquire().await;
+        reader.map_err(unavailable(THE_STORE))
     }
+}
+
+/// The cards in the file that a connection is to.
+fn cards(reader: &mut SqliteConnection) -> Cards<'_, Sqlite> {
+    let table = Table::Live.name();
+    Cards { reader, table }
 }
 
 #[async_trait]
 impl CardsView for CardsReadModel {
     async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
-        self.cards().one(id).await.map_err(unavailable(THE_STORE))
+        let mut reader = self.reader().await?;
+        let found = cards(&mut reader).one(id).await;
+        found.map_err(unavailable(THE_STORE))
     }
 
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
-        self.cards()
-            .page(filter)
-            .await
-            .map_err(unavailable(THE_STORE))
+        let mut reader = self.reader().await?;
+        let page = cards(&mut reader).page(filter).await;
+        page.map_err(unavailable(THE_STORE))
     }
 
     async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
-        self.cards()
-            .due(now, limit)
-            .await
-            .map_err(unavailable(THE_STORE))
+        let mut reader = self.reader().await?;
+        let due = cards(&mut reader).due(now, limit).await;
+        due.map_err(unavailable(THE_STORE))
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        self.cards()
-            .next_due()
-            .await
-            .map_err(unavailable(THE_STORE))
+        let mut reader = self.reader().await?;
+        let next = cards(&mut reader).next_due().await;
+        next.map_err(unavailable(THE_STORE))
     }
 }
 

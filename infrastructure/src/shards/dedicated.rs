@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use domain::ids::{Slug, TenantId};
 
 use super::*;
-use crate::ledger::postgres::Schema;
+use crate::shard::schema::Schema;
 
 /// How often a database is tried to be dropped: a node that does not use the
 /// tenant lets go of it within twice [`DEDICATED_CONNECTION_IDLE`].
@@ -34,7 +34,7 @@ impl ConnectedShards {
         let options = shard.options.clone().database(Schema::of(tenant).name());
         let connections_max = self.node.dedicated_connections_max;
         let place = Arc::new(Place {
-            pool: pool_of(&options, connections_max, DEDICATED_CONNECTION_IDLE),
+            shard: connections(&options, connections_max, DEDICATED_CONNECTION_IDLE),
             options,
             beside: Some(shard.options.clone()),
         });
@@ -68,7 +68,7 @@ impl Place {
         let Some(shard) = &self.beside else {
             return;
         };
-        self.pool.close().await;
+        self.shard.close().await;
         // Never by force: who is connected may be somebody who has a tenant there by now.
         let drop = format!("drop database if exists {}", schema.name());
         let mut tries = 0;

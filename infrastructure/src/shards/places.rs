@@ -13,8 +13,9 @@ use domain::ids::{Position, Slug};
 
 use super::ConnectedShards;
 use crate::database::{Older, unavailable};
-use crate::ledger::postgres::{Schema, restore_frozen};
+use crate::ledger::postgres::restore_frozen;
 use crate::projections::cards::postgres::PostgresCardsProjection;
+use crate::shard::schema::Schema;
 use crate::tenants::SchemaStores;
 
 const WHAT: &str = "the tenant's place";
@@ -36,21 +37,22 @@ impl ShardPlaces {
 impl Places for ShardPlaces {
     async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable> {
         let place = self.shards.of_record(here).await?;
-        let frozen = Schema::of(here.id).freeze(&place.pool, to).await;
+        let frozen = place.shard.room(here.id).freeze(to).await;
         frozen.map_err(unavailable(WHAT))
     }
 
     async fn thaw(&self, here: &Tenant) -> Result<(), Unavailable> {
         let place = self.shards.of_record(here).await?;
-        let thawed = Schema::of(here.id).thaw(&place.pool).await;
+        let thawed = place.shard.room(here.id).thaw().await;
         thawed.map_err(unavailable(WHAT))
     }
 
     async fn are_same(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable> {
-        let schema = Schema::of(one.id);
+        let tenant = one.id;
         let (one, other) = (self.shards.of_record(one), self.shards.of_record(other));
         let (one, other) = futures::try_join!(one, other)?;
-        let both = futures::try_join!(schema.summary(&one.pool), schema.summary(&other.pool));
+        let (one, other) = (one.shard.room(tenant), other.shard.room(tenant));
+        let both = futures::try_join!(one.summary(), other.summary());
         let (one, other) = both.map_err(unavailable(WHAT))?;
         Ok(one.is_some() && one == other)
     }
@@ -92,7 +94,7 @@ impl Places for ShardPlaces {
     async fn drop_frozen(&self, here: &Tenant) -> Result<(), Unavailable> {
         let schema = Schema::of(here.id);
         let place = self.shards.of_record(here).await?;
-        let dropped = schema.drop_frozen(&place.pool).await;
+        let dropped = place.shard.room(here.id).drop_frozen().await;
         dropped.map_err(unavailable(WHAT))?;
         if here.isolation == Isolation::Dedicated {
             place.drop_database(&schema).await;

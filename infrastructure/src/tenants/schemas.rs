@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
 use crate::database::{Older, unavailable};
-use crate::ledger::postgres::moves::is_missing;
-use crate::ledger::postgres::{self, PostgresLedger, Schema};
+use crate::ledger::postgres::{self, PostgresLedger};
 use crate::projections::cards::postgres::PostgresCards;
+use crate::shard::schema::{Schema, is_missing};
 use crate::shards::{ConnectedShards, Place};
 
 /// How many heads are looked at a time after other nodes have moved them.
@@ -37,7 +37,7 @@ pub struct Schemas {
 impl SchemaStores {
     /// Stores in `shards`; at most `open_max` of them open, unless more are in use at once: the
     /// excess is closed at the next opening. At most `waiting_max` appends wait for each of them.
-    /// A schema that is older than this program is treated as `older` says. An `older` schema is met as said.
+    /// A schema that is older than this program is treated as `older` says.
     pub fn new(
         shards: Arc<ConnectedShards>,
         news: LandlordNews,
@@ -109,8 +109,8 @@ impl Opener for Schemas {
         let ready = match missing {
             Missing::Create => make(&schema, &place).await,
             Missing::Refuse => {
-                let (options, pool) = (&place.options, &place.pool);
-                schema.bring_up_to_date(options, pool, self.older).await
+                let room = place.shard.room(tenant);
+                Schema::bring_up_to_date(&place.options, &room, self.older).await
             }
         };
         if let Err(error) = &ready
@@ -119,11 +119,11 @@ impl Opener for Schemas {
             self.look_where(tenant);
         }
         ready.map_err(unavailable(WHAT))?;
-        let cards = PostgresCards::open(tenant, place.pool.clone()).await;
+        let cards = PostgresCards::open(tenant, &place.shard).await;
         let cards = cards.map_err(unavailable(WHAT))?;
         let ledger = PostgresLedger::open(
             tenant,
-            place.pool.clone(),
+            &place.shard,
             Arc::clone(&self.clock),
             self.doorbell.clone(),
             self.waiting_max,

@@ -11,6 +11,7 @@ mod doorbell;
 mod postgres;
 mod properties;
 mod restore;
+mod rooms;
 mod sentences;
 mod sqlite;
 mod stores;

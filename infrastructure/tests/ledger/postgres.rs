@@ -2,13 +2,16 @@
 //! server that goes away can do to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::doorbell::Doorbell;
 use application::ports::{AppendError, Appended, Clock, Ledger, Random};
 use domain::ids::TenantId;
 use futures::future::join_all;
 use infrastructure::clock::SystemRandom;
-use infrastructure::ledger::postgres::{PostgresLedger, Schema};
+use infrastructure::ledger::postgres::PostgresLedger;
+use infrastructure::shard::Shard;
+use infrastructure::shard::schema::Schema;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Postgres, Transaction};
@@ -22,7 +25,9 @@ conformance!(PostgresUnderTest);
 
 /// A schema in the cluster that the tests share.
 pub struct PostgresUnderTest {
+    /// To look from outside: of a superuser.
     pool: PgPool,
+    shard: Shard,
     clock: Arc<TestClock>,
     ledger: Arc<PostgresLedger>,
     tenant: TenantId,
@@ -37,7 +42,7 @@ impl PostgresUnderTest {
 
     /// The same, with a doorbell of its own.
     pub async fn another_node_ringing(&self, doorbell: &Doorbell) -> Arc<PostgresLedger> {
-        open_ledger(self.tenant, connect(), &self.clock, doorbell).await
+        open_ledger(self.tenant, &connect(), &self.clock, doorbell).await
     }
 
     /// The statement that waits for the head, as soon as one does; none if `task` is done before.
@@ -72,33 +77,39 @@ impl PostgresUnderTest {
     }
 }
 
-fn connect() -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(8)
-        .connect_lazy_with(Cluster::shared().options())
+fn connect() -> Shard {
+    Shard::new(
+        Cluster::shared().shard(),
+        8,
+        Duration::from_secs(30),
+        Duration::from_secs(30),
+    )
 }
 
 async fn open_ledger(
     tenant: TenantId,
-    pool: PgPool,
+    shard: &Shard,
     clock: &Arc<TestClock>,
     doorbell: &Doorbell,
 ) -> Arc<PostgresLedger> {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    let ledger = PostgresLedger::open(tenant, pool, clock, doorbell.clone(), WAITING_MAX).await;
+    let ledger = PostgresLedger::open(tenant, shard, clock, doorbell.clone(), WAITING_MAX).await;
     Arc::new(ledger.expect("a ledger"))
 }
 
 impl LedgerUnderTest for PostgresUnderTest {
     async fn start() -> Self {
-        let pool = connect();
+        let pool = PgPoolOptions::new().connect_lazy_with(Cluster::shared().options());
+        let shard = connect();
         let (clock, doorbell) = (Arc::<TestClock>::default(), Doorbell::default());
         let tenant = TenantId::new(SystemRandom.id());
-        let shard = Cluster::shared().options();
-        Schema::of(tenant).migrate(&shard).await.expect("a schema");
-        let ledger = open_ledger(tenant, pool.clone(), &clock, &doorbell).await;
+        let options = Cluster::shared().shard();
+        let migrated = Schema::of(tenant).migrate(&options).await;
+        migrated.expect("a schema");
+        let ledger = open_ledger(tenant, &shard, &clock, &doorbell).await;
         Self {
             pool,
+            shard,
             clock,
             ledger,
             tenant,
@@ -112,10 +123,9 @@ impl LedgerUnderTest for PostgresUnderTest {
 
     async fn reopen(&mut self) {
         self.ledger.close().await;
-        self.pool.close().await;
-        self.pool = connect();
-        let pool = self.pool.clone();
-        self.ledger = open_ledger(self.tenant, pool, &self.clock, &self.doorbell).await;
+        self.shard.close().await;
+        self.shard = connect();
+        self.ledger = open_ledger(self.tenant, &self.shard, &self.clock, &self.doorbell).await;
     }
 
     async fn hold(&self) -> Box<dyn Held + '_> {
@@ -194,11 +204,9 @@ async fn serials_are_never_handed_out_twice_whatever_node_is_asked() {
 async fn appends_whose_connection_is_cut_are_done_once_and_answered() {
     let world = on_plan::<PostgresUnderTest>("pro").await;
     let application = format!("cut-{}", world.tenant());
-    let options = Cluster::shared().options().application_name(&application);
-    let pool = PgPoolOptions::new()
-        .max_connections(4)
-        .connect_lazy_with(options);
-    let ledger = open_ledger(world.tenant, pool, &world.clock, &world.doorbell).await;
+    let options = Cluster::shared().shard().application_name(&application);
+    let shard = Shard::new(options, 4, Duration::from_secs(30), Duration::from_secs(30));
+    let ledger = open_ledger(world.tenant, &shard, &world.clock, &world.doorbell).await;
     let mut keys = Vec::new();
     for round in 0..40 {
         let new: Vec<_> = (0..20).map(|nth| format!("{round} {nth}")).collect();

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::doorbell::Doorbell;
 use application::ports::restore::{
@@ -17,8 +18,9 @@ use domain::ids::TenantId;
 use infrastructure::database::{Database, Older};
 use infrastructure::ledger::postgres::{self, PostgresLedger};
 use infrastructure::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{ConnectOptions, PgPool};
+use infrastructure::shard::Shard;
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -79,36 +81,37 @@ impl Destination for Directory {
     }
 }
 
-struct Shard {
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct InShard {
     tenant: TenantId,
-    pool: PgPool,
+    options: PgConnectOptions,
 }
 
-impl Destination for Shard {
+impl Destination for InShard {
     /// In a database of its own, so that a shard that has the tenant can be carried from.
     async fn new(tenant: TenantId) -> Self {
         static MADE: OnceCell<()> = OnceCell::const_new();
         let cluster = Cluster::shared().options();
         MADE.get_or_init(|| async {
             let mut connection = cluster.connect().await.expect("connected");
-            let made = sqlx::query("create database carried");
+            let made = sqlx::query("create database carried owner shards");
             made.execute(&mut connection).await.expect("made");
         })
         .await;
-        let pool = PgPoolOptions::new()
-            .max_connections(4)
-            .connect_lazy_with(cluster.database("carried"));
-        Self { tenant, pool }
+        let options = Cluster::shared().shard().database("carried");
+        Self { tenant, options }
     }
 
     async fn restore(&self) -> Result<Box<dyn RestoringStore>, RestoreError> {
-        postgres::restore(self.tenant, &self.pool.connect_options()).await
+        postgres::restore(self.tenant, &self.options).await
     }
 
     async fn open(&self, clock: &Arc<TestClock>) -> Arc<dyn Ledger> {
+        let shard = Shard::new(self.options.clone(), 4, PATIENCE, PATIENCE);
         let ledger = PostgresLedger::open(
             self.tenant,
-            self.pool.clone(),
+            &shard,
             Arc::clone(clock) as Arc<dyn Clock>,
             Doorbell::default(),
             WAITING_MAX,
@@ -119,7 +122,10 @@ impl Destination for Shard {
     async fn kept(&self) -> Vec<String> {
         let schemas = "select nspname::text from pg_namespace where nspname like $1";
         let like = format!("t\\_{}%", self.tenant.to_string().replace('-', ""));
-        let found = sqlx::query_scalar(schemas).bind(like).fetch_all(&self.pool);
+        let mut connection = self.options.connect().await.expect("connected");
+        let found = sqlx::query_scalar(schemas)
+            .bind(like)
+            .fetch_all(&mut connection);
         found.await.expect("the schemas")
     }
 }
@@ -285,7 +291,7 @@ async fn a_ledger_is_carried_from_a_file_to_a_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_is_carried_from_a_file_to_a_schema() {
-    a_ledger_is_carried::<SqliteUnderTest, Shard>().await;
+    a_ledger_is_carried::<SqliteUnderTest, InShard>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +301,7 @@ async fn a_ledger_is_carried_from_a_schema_to_a_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_is_carried_from_a_schema_to_a_schema() {
-    a_ledger_is_carried::<PostgresUnderTest, Shard>().await;
+    a_ledger_is_carried::<PostgresUnderTest, InShard>().await;
 }
 
 /// A change to what is carried, and what is said of it.
@@ -409,7 +415,7 @@ async fn what_is_not_sound_leaves_no_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_sound_leaves_no_schema() {
-    what_is_not_sound_is_refused_and_leaves_nothing::<Shard>().await;
+    what_is_not_sound_is_refused_and_leaves_nothing::<InShard>().await;
 }
 
 async fn an_interrupted_restoring_is_invisible_and_repeated<D: Destination>() {
@@ -459,13 +465,13 @@ async fn an_interrupted_restoring_of_a_file_is_invisible_and_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_restoring_of_a_schema_is_invisible_and_repeated() {
-    an_interrupted_restoring_is_invisible_and_repeated::<Shard>().await;
+    an_interrupted_restoring_is_invisible_and_repeated::<InShard>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_do_not_restore_the_same_schema_at_once() {
     let world = on_plan::<SqliteUnderTest>("pro").await;
-    let destination = Shard::new(world.tenant()).await;
+    let destination = InShard::new(world.tenant()).await;
     let first = destination.restore().await.expect("begun");
     let second = destination.restore().await.map(drop);
     assert!(
@@ -487,7 +493,7 @@ async fn a_file_with_a_key_answered_twice_is_refused() {
         matches!(refused, Err(RestoreError::Unsound(Unsound::OutcomeTwice))),
         "{refused:?}"
     );
-    let destination = Shard::new(world.tenant()).await;
+    let destination = InShard::new(world.tenant()).await;
     doubled.carry(&destination).await.expect_err("refused");
     assert_eq!(destination.kept().await, [""; 0]);
 }

@@ -1,18 +1,19 @@
 //! The cards in a PostgreSQL schema: every sentence, and what several nodes can do to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::ports::{CardsView, Ledger, Random, Subscriber, Unavailable};
 use async_trait::async_trait;
 use domain::ids::TenantId;
 use futures::future::join_all;
 use infrastructure::clock::SystemRandom;
-use infrastructure::ledger::postgres::Schema;
 use infrastructure::projections::cards::postgres::{
     PostgresCards, PostgresCardsProjection, TenantShards,
 };
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use infrastructure::shard::Shard;
+use infrastructure::shard::schema::Schema;
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::cards::all;
 use crate::cluster::Cluster;
@@ -25,32 +26,39 @@ conformance!(InSchema);
 /// A schema in the cluster that the tests share.
 pub struct InSchema {
     tenant: TenantId,
-    shard: PgPool,
+    shard: Shard,
 }
 
 /// Answers the one shard there is.
-struct One(PgPool);
+struct One(Shard);
 
 #[async_trait]
 impl TenantShards for One {
-    async fn shard(&self, _: TenantId) -> Result<PgPool, Unavailable> {
+    async fn shard(&self, _: TenantId) -> Result<Shard, Unavailable> {
         Ok(self.0.clone())
     }
 }
 
-fn connect() -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(4)
-        .connect_lazy_with(Cluster::shared().options())
+fn connect() -> Shard {
+    Shard::new(
+        Cluster::shared().shard(),
+        4,
+        Duration::from_secs(30),
+        Duration::from_secs(30),
+    )
 }
 
 impl InSchema {
     /// A connection for which the tenant's tables need no schema.
     async fn inside(&self) -> PgConnection {
+        let inside = self.shard.room(self.tenant).separate().await;
+        let mut inside = inside.expect("a connection");
         let schema = format!("t_{}", self.tenant.to_string().replace('-', ""));
-        let options = Cluster::shared().options();
-        let options = options.options([("search_path", schema)]);
-        options.connect().await.expect("a connection")
+        let set = inside
+            .execute(&*format!("set search_path to {schema}"))
+            .await;
+        set.expect("set");
+        inside
     }
 
     /// What keeps the cards up to date on another node.
@@ -64,8 +72,9 @@ impl Engine for InSchema {
 
     async fn start() -> Self {
         let tenant = TenantId::new(SystemRandom.id());
-        let shard = Cluster::shared().options();
-        Schema::of(tenant).migrate(&shard).await.expect("a schema");
+        let options = Cluster::shared().shard();
+        let migrated = Schema::of(tenant).migrate(&options).await;
+        migrated.expect("a schema");
         Self {
             tenant,
             shard: connect(),
@@ -77,7 +86,7 @@ impl Engine for InSchema {
     }
 
     async fn view(&self) -> Arc<dyn CardsView> {
-        let view = PostgresCards::open(self.tenant, self.shard.clone()).await;
+        let view = PostgresCards::open(self.tenant, &self.shard).await;
         Arc::new(view.expect("the table"))
     }
 
@@ -108,7 +117,7 @@ impl Engine for InSchema {
 async fn nodes_that_open_the_cards_at_the_same_time_make_one_table() {
     let engine = InSchema::start().await;
     let nodes = (0..8).map(|_| async {
-        let opened = PostgresCards::open(engine.tenant, connect()).await;
+        let opened = PostgresCards::open(engine.tenant, &connect()).await;
         opened.expect("the table")
     });
     for view in join_all(nodes).await {

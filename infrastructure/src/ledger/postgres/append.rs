@@ -15,10 +15,9 @@ use std::time::Duration;
 use domain::event::Decoder;
 use domain::ids::Position;
 use domain::subscription::TenantSubscription;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
-use sqlx::{Executor, PgConnection, PgPool, Postgres};
+use sqlx::{Executor, Postgres};
 use tokio::time::timeout;
 
 use super::super::admission::{Admission, Prepared};
@@ -26,8 +25,8 @@ use super::super::column::to_i64;
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
-use super::Schema;
 use super::read::PostgresReader;
+use crate::shard::RoomConnection;
 
 /// How often another node may be faster before the head is locked.
 const UNLOCKED_ATTEMPTS: usize = 2;
@@ -47,7 +46,8 @@ pub(super) struct PostgresEngine {
 }
 
 impl PostgresEngine {
-    pub(super) fn new(reader: PostgresReader, schema: &Schema) -> Self {
+    pub(super) fn new(reader: PostgresReader) -> Self {
+        let schema = reader.room.schema();
         let head = schema.table("head");
         let events = schema.table("events");
         let idempotency = schema.table("idempotency");
@@ -102,7 +102,7 @@ impl Engine for PostgresEngine {
     }
 
     async fn load(&self, decoder: &Decoder) -> Result<(HeadRow, TenantSubscription), StoreError> {
-        let mut connection = Reserved::acquire(&self.reader.pool).await?;
+        let mut connection = self.reader.room.connection().await?;
         let state = self.reader.state(connection.work(), decoder);
         let (_, head, subscription) = limited(state).await?;
         connection.rest();
@@ -114,33 +114,6 @@ impl Engine for PostgresEngine {
     }
 }
 
-/// A connection that goes back to its pool only if it is sound: nothing is under way on it, and no
-/// transaction is open. Otherwise it is closed, which ends both.
-struct Reserved {
-    connection: PoolConnection<Postgres>,
-    sound: bool,
-}
-
-impl Reserved {
-    async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            connection: pool.acquire().await?,
-            sound: true,
-        })
-    }
-
-    /// The connection, to do something on it; [`Self::rest`] when that has succeeded.
-    fn work(&mut self) -> &mut PgConnection {
-        self.sound = false;
-        &mut self.connection
-    }
-
-    /// Nothing is under way any more.
-    fn rest(&mut self) {
-        self.sound = true;
-    }
-}
-
 /// Something that may take [`STATEMENT_MAX`].
 async fn limited<T, E: From<sqlx::Error>>(
     work: impl Future<Output = Result<T, E>>,
@@ -149,19 +122,11 @@ async fn limited<T, E: From<sqlx::Error>>(
     done.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))?
 }
 
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if !self.sound {
-            self.connection.close_on_drop();
-        }
-    }
-}
-
 struct PostgresAppend<'a> {
     engine: &'a PostgresEngine,
     lock_first: bool,
     /// On which the head was read; if it was locked first, in the transaction that has it locked.
-    connection: Option<Reserved>,
+    connection: Option<RoomConnection>,
     /// At which the head was read.
     revision: i64,
 }
@@ -169,7 +134,7 @@ struct PostgresAppend<'a> {
 impl PostgresAppend<'_> {
     async fn read(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
         let reader = &self.engine.reader;
-        let mut connection = Reserved::acquire(&reader.pool).await?;
+        let mut connection = reader.room.connection().await?;
         if self.lock_first {
             limited(connection.work().execute(self.engine.lock.as_str())).await?;
         }
@@ -187,7 +152,7 @@ impl PostgresAppend<'_> {
         // The first time, on the connection that it was read on.
         let (mut connection, locked) = match self.connection.take() {
             Some(connection) => (connection, self.lock_first),
-            None => (Reserved::acquire(&self.engine.reader.pool).await?, false),
+            None => (self.engine.reader.room.connection().await?, false),
         };
         let stored = limited(self.query(admitted).fetch_one(connection.work())).await?;
         if locked {
@@ -203,7 +168,7 @@ impl PostgresAppend<'_> {
         if admitted.events.is_empty() {
             return Ok(false);
         }
-        let mut connection = Reserved::acquire(&self.engine.reader.pool).await?;
+        let mut connection = self.engine.reader.room.connection().await?;
         let query = sqlx::query_scalar(&self.engine.is_stored)
             .bind(to_i64(admitted.head.position))
             .bind(admitted.head.hash.as_bytes().as_slice());

@@ -5,49 +5,60 @@
 //! one that is decided after it is refused.
 
 use domain::ids::Slug;
-use sqlx::{PgPool, Row};
+use sqlx::{Connection, PgConnection, Row};
 
-use super::Schema;
-use super::restore::{LOCK_FILLED, filled};
+use super::restore::LOCK_FILLED;
+use crate::shard::Room;
+use crate::shard::schema::is_missing;
 
 /// A ledger that is not frozen is in use.
 #[derive(Debug, thiserror::Error)]
 #[error("the schema {0} is not frozen, so it is not dropped")]
 struct NotFrozen(String);
 
-impl Schema {
+impl Room {
     /// Freezes the ledger, because it is moved to a shard. One that is frozen stays so.
-    pub(crate) async fn freeze(&self, place: &PgPool, to: &Slug) -> Result<(), sqlx::Error> {
+    pub(crate) async fn freeze(&self, to: &Slug) -> Result<(), sqlx::Error> {
         let freeze = format!(
             "update {} set moved_to = $1, revision = revision + 1 \
              where id = 1 and moved_to is null",
-            self.table("head")
+            self.schema().table("head")
         );
+        let mut connection = self.connection().await?;
         let freeze = sqlx::query(&freeze).bind(to.as_str());
-        freeze.execute(place).await.map(drop)
+        let frozen = freeze.execute(connection.work()).await;
+        connection.done(frozen).map(drop)
     }
 
     /// Lets the ledger take appends.
-    pub(crate) async fn thaw(&self, place: &PgPool) -> Result<(), sqlx::Error> {
+    pub(crate) async fn thaw(&self) -> Result<(), sqlx::Error> {
         let thaw = format!(
             "update {} set moved_to = null, revision = revision + 1 \
              where id = 1 and moved_to is not null",
-            self.table("head")
+            self.schema().table("head")
         );
-        sqlx::query(&thaw).execute(place).await.map(drop)
+        let mut connection = self.connection().await?;
+        let thawed = sqlx::query(&thaw).execute(connection.work()).await;
+        connection.done(thawed).map(drop)
     }
 
     /// All that two copies of a ledger have in common; nothing if it is not there, or not frozen.
-    pub(crate) async fn summary(&self, place: &PgPool) -> Result<Option<String>, sqlx::Error> {
-        let (head, events) = (self.table("head"), self.table("events"));
-        let idempotency = self.table("idempotency");
+    pub(crate) async fn summary(&self) -> Result<Option<String>, sqlx::Error> {
+        let (head, events) = (self.schema().table("head"), self.schema().table("events"));
+        let idempotency = self.schema().table("idempotency");
         let summary = format!(
             "select row(position, hash, issued, active, suspended, revoked, expired, replaced, \
              subscription_version, card_serials_reserved, (select count(*) from {events}), \
              (select count(*) from {idempotency}))::text \
              from {head} where id = 1 and moved_to is not null"
         );
-        match sqlx::query_scalar(&summary).fetch_optional(place).await {
+        let asked = async {
+            let mut connection = self.connection().await?;
+            let summary = sqlx::query_scalar(&summary);
+            let summary = summary.fetch_optional(connection.work()).await;
+            connection.done(summary)
+        };
+        match asked.await {
             Err(error) if is_missing(&error) => Ok(None),
             summary => summary,
         }
@@ -55,40 +66,43 @@ impl Schema {
 
     /// Drops the schema if it is there and frozen; also what was filled to become it. Whether there
     /// is nothing of it any more.
-    pub(crate) async fn drop_frozen(&self, place: &PgPool) -> Result<(), sqlx::Error> {
-        let mut transaction = match place.begin().await {
+    pub(crate) async fn drop_frozen(&self) -> Result<(), sqlx::Error> {
+        let mut connection = match self.connection().await {
             Err(error) if is_missing(&error) => return Ok(()),
-            begun => begun?,
+            connection => connection?,
         };
-        let is_there = format!("select to_regclass('{}') is not null", self.table("head"));
+        let dropped = self.drop_on(connection.work()).await;
+        connection.done(dropped)
+    }
+
+    async fn drop_on(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let mut transaction = connection.begin().await?;
+        let is_there = format!(
+            "select to_regclass('{}') is not null",
+            self.schema().table("head")
+        );
         if sqlx::query_scalar(&is_there)
             .fetch_one(&mut *transaction)
             .await?
         {
             // Locked: whoever wants to thaw it waits, and then finds nothing.
-            let head = self.table("head");
+            let head = self.schema().table("head");
             let frozen = format!("select moved_to is not null from {head} where id = 1 for update");
             let frozen = sqlx::query(&frozen).fetch_one(&mut *transaction).await?;
             if !frozen.try_get::<bool, _>(0)? {
-                let error = NotFrozen(self.0.clone());
+                let error = NotFrozen(self.schema().name().to_owned());
                 return Err(sqlx::Error::Configuration(error.into()));
             }
-            let drop = format!("drop schema {} cascade", self.0);
+            let drop = format!("drop schema {} cascade", self.schema().name());
             sqlx::query(&drop).execute(&mut *transaction).await?;
         }
-        let filled = filled(self);
+        let filled = self.schema().filled();
         sqlx::query(LOCK_FILLED)
-            .bind(&filled.0)
+            .bind(filled.name())
             .execute(&mut *transaction)
             .await?;
-        let drop = format!("drop schema if exists {} cascade", filled.0);
+        let drop = format!("drop schema if exists {} cascade", filled.name());
         sqlx::query(&drop).execute(&mut *transaction).await?;
         transaction.commit().await
     }
-}
-
-/// Whether there is no such table, schema or database.
-pub(crate) fn is_missing(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|it| it.code());
-    code.is_some_and(|code| ["42P01", "3F000", "3D000"].contains(&&*code))
 }

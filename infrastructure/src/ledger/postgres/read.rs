@@ -7,42 +7,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use application::ports::restore::OutcomePage;
 use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
-use cqrs_es::persist::PersistedEventRepository;
+use cqrs_es::persist::SerializedEvent;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::{TenantId, Version};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
-use postgres_es::PostgresEventRepository;
 use sqlx::postgres::PgRow;
 use sqlx::query_builder::QueryBuilder;
 use sqlx::types::Json;
-use sqlx::{PgExecutor, PgPool, Postgres, Row};
+use sqlx::{PgExecutor, Postgres, Row};
 
 use super::super::admission::Versions;
 use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
-use super::Schema;
-use super::moves::is_missing;
+use crate::shard::Room;
+use crate::shard::schema::is_missing;
 
 const HEAD: &str = "revision, position, hash, issued, active, suspended, revoked, expired, \
      replaced, subscription_version, card_serials_reserved";
 
-/// The statements that read a tenant's schema, and the shard's connections.
+/// The statements that read a tenant's schema, and the way into it.
+///
+/// Aggregates are loaded without `PostgresEventRepository`, which takes connections from an sqlx pool
+/// by itself: they would be in no room. A pool a tenant would give it some that are, and cost
+/// each tenant a server process. The tables are those it expects; a test loads through it.
 #[derive(Clone)]
 pub struct PostgresReader {
-    pub(super) pool: PgPool,
+    pub(super) room: Room,
     tenant: TenantId,
-    repository: Arc<PostgresEventRepository>,
     texts: Arc<Texts>,
     not_there: Arc<AtomicBool>,
 }
 
-/// Made once. The connections keep statements prepared by their text, so a pool of many tenants
-/// should keep several for each of them.
+/// Made once.
 struct Texts {
     before: String,
     state: String,
+    load: String,
     outcome: String,
     outcomes: String,
     serials: String,
@@ -55,7 +57,8 @@ type OutcomeRow = (String, String, String, i64);
 type VersionRow = (String, String, i64);
 
 impl PostgresReader {
-    pub(super) fn new(tenant: TenantId, pool: PgPool, schema: &Schema) -> Self {
+    pub(super) fn new(tenant: TenantId, room: Room) -> Self {
+        let schema = room.schema();
         let head = schema.table("head");
         let events = schema.table("events");
         let idempotency = schema.table("idempotency");
@@ -74,6 +77,10 @@ impl PostgresReader {
                  where aggregate_id = $1 and aggregate_type = $2 order by sequence) \
                  from {head} where id = 1"
             ),
+            load: format!(
+                "select sequence, event_type, event_version, payload, metadata from {events} \
+                 where aggregate_id = $1 and aggregate_type = $2 order by sequence"
+            ),
             outcome: format!(
                 "select fingerprint, outcome, position from {idempotency} where key = $1"
             ),
@@ -87,12 +94,9 @@ impl PostgresReader {
                  event_version, payload::text, metadata::text, recorded_at, hash from {events}"
             ),
         };
-        let repository = PostgresEventRepository::new(pool.clone())
-            .with_tables(&events, &schema.table("snapshots"));
         Self {
-            pool,
+            room,
             tenant,
-            repository: Arc::new(repository),
             texts: Arc::new(texts),
             not_there: Arc::default(),
         }
@@ -164,15 +168,38 @@ impl PostgresReader {
 impl Reader for PostgresReader {
     const ALONE: bool = false;
 
-    fn repository(&self) -> &impl PersistedEventRepository {
-        &*self.repository
+    async fn load(
+        &self,
+        kind: AggregateKind,
+        id: &str,
+    ) -> Result<Vec<SerializedEvent>, StoreError> {
+        let mut connection = self.room.connection().await?;
+        let rows = sqlx::query(&self.texts.load)
+            .bind(id)
+            .bind(kind.as_str())
+            .fetch_all(connection.work())
+            .await;
+        let event = |row: &PgRow| {
+            Ok(SerializedEvent {
+                aggregate_id: id.to_owned(),
+                sequence: from_i64(row.try_get(0)?)? as usize,
+                aggregate_type: kind.as_str().to_owned(),
+                event_type: row.try_get(1)?,
+                event_version: row.try_get(2)?,
+                payload: row.try_get(3)?,
+                metadata: row.try_get(4)?,
+            })
+        };
+        connection.done(rows)?.iter().map(event).collect()
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {
+        let mut connection = self.room.connection().await?;
         let row = sqlx::query(&self.texts.outcome)
             .bind(key)
-            .fetch_optional(&self.pool)
-            .await?;
+            .fetch_optional(connection.work())
+            .await;
+        let row = connection.done(row)?;
         row.map(|row| column::outcome(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
             .transpose()
     }
@@ -184,17 +211,20 @@ impl Reader for PostgresReader {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(&self.texts.history);
         push_conditions(&mut query, filter, limit);
-        let rows = query.build().fetch_all(&self.pool).await?;
-        rows.iter().map(stored_event).collect()
+        let mut connection = self.room.connection().await?;
+        let rows = query.build().fetch_all(connection.work()).await;
+        connection.done(rows)?.iter().map(stored_event).collect()
     }
 
     /// In the order of their keys.
     async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, StoreError> {
+        let mut connection = self.room.connection().await?;
         let rows = sqlx::query(&self.texts.outcomes)
             .bind(from.unwrap_or_default())
             .bind(to_i64(limit as u64))
-            .fetch_all(&self.pool)
-            .await?;
+            .fetch_all(connection.work())
+            .await;
+        let rows = connection.done(rows)?;
         let stored = |row: &PgRow| {
             let answer = column::outcome(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
             column::stored_outcome(row.try_get(0)?, answer, row.try_get(4)?)
@@ -206,10 +236,11 @@ impl Reader for PostgresReader {
     }
 
     async fn card_serials_reserved(&self) -> Result<u64, StoreError> {
+        let mut connection = self.room.connection().await?;
         let reserved = sqlx::query_scalar(&self.texts.serials)
-            .fetch_one(&self.pool)
-            .await?;
-        from_i64(reserved)
+            .fetch_one(connection.work())
+            .await;
+        from_i64(connection.done(reserved)?)
     }
 }
 

@@ -5,14 +5,14 @@ use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
 use domain::chain::Hash;
 use domain::ids::{Position, Slug, TenantId};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
 
 use super::super::column::to_i64;
 use super::super::restore::{
     Filling, ROWS_MAX, Restoring, failed, insert_events, insert_outcomes, update_head,
 };
 use super::super::{HeadRow, StoreError};
-use super::Schema;
+use crate::shard::schema::Schema;
 
 /// Held for as long as the connection lives, by whoever fills the schema.
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended($1, 1))";
@@ -59,11 +59,6 @@ pub async fn restore_frozen(
     Ok(Box::new(Restoring::new(tenant, filling)))
 }
 
-/// What a schema is while it is filled.
-pub(super) fn filled(schema: &Schema) -> Schema {
-    Schema(format!("{}_importing", schema.0))
-}
-
 /// The schema being filled.
 struct SchemaBeside {
     /// What it will be.
@@ -77,10 +72,9 @@ struct SchemaBeside {
 impl SchemaBeside {
     /// Nothing, if somebody else fills it.
     async fn begin(schema: Schema, shard: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
-        let filled = filled(&schema);
-        let options = shard.clone().options([("search_path", &filled.0)]);
-        let mut connection = options.connect().await?;
-        let locked = sqlx::query_scalar(LOCK).bind(&filled.0);
+        let filled = schema.filled();
+        let mut connection = shard.connect().await?;
+        let locked = sqlx::query_scalar(LOCK).bind(filled.name());
         if !locked.fetch_one(&mut connection).await? {
             connection.close().await?;
             return Ok(None);
@@ -90,14 +84,37 @@ impl SchemaBeside {
             filled,
             connection,
         };
-        // An earlier attempt's.
+        // An earlier attempt's; who may drop it is made if it was not there.
+        begun.filled.migrate(shard).await?;
+        begun.filled.settle(&mut begun.connection).await?;
         begun.drop_filled().await?;
         begun.filled.migrate(shard).await?;
         Ok(Some(begun))
     }
 
+    /// Whoever renames a schema must own it and may create one: for that moment, the tenant's role
+    /// may too.
+    async fn rename(&mut self) -> Result<(), sqlx::Error> {
+        let (filled, schema) = (self.filled.name(), self.schema.name());
+        let (role, enter) = (self.schema.role(), self.schema.set_role());
+        let current = "select quote_ident(current_database())";
+        let database: String = sqlx::query_scalar(current)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let rename = format!(
+            "begin; reset role; grant create on database {database} to {role}; {enter}; \
+             alter schema {filled} rename to {schema}; \
+             reset role; revoke create on database {database} from {role}; commit"
+        );
+        let renamed = self.connection.execute(rename.as_str()).await;
+        if renamed.is_err() {
+            self.connection.execute("rollback").await?;
+        }
+        renamed.map(drop)
+    }
+
     async fn drop_filled(&mut self) -> Result<(), StoreError> {
-        let drop = format!("drop schema if exists {} cascade", self.filled.0);
+        let drop = format!("drop schema if exists {} cascade", self.filled.name());
         sqlx::query(&drop).execute(&mut self.connection).await?;
         Ok(())
     }
@@ -138,10 +155,8 @@ impl Filling for SchemaBeside {
     }
 
     async fn publish(mut self) -> Result<Result<(), Self>, StoreError> {
-        let rename = format!("alter schema {} rename to {}", self.filled.0, self.schema.0);
-        let renamed = sqlx::query(&rename).execute(&mut self.connection).await;
-        match renamed {
-            Ok(_) => {
+        match self.rename().await {
+            Ok(()) => {
                 // The connection has served; what it says in parting changes nothing.
                 let _ = self.connection.close().await;
                 Ok(Ok(()))

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use application::ports::restore::OutcomePage;
 use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
-use cqrs_es::persist::PersistedEventRepository;
-use domain::event::Decoder;
+use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
+use domain::card::DigitalCard;
+use domain::event::{AggregateKind, Decoder};
 use domain::ids::TenantId;
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
@@ -43,8 +44,18 @@ impl SqliteReader {
 impl Reader for SqliteReader {
     const ALONE: bool = true;
 
-    fn repository(&self) -> &impl PersistedEventRepository {
-        &self.repository
+    async fn load(
+        &self,
+        kind: AggregateKind,
+        id: &str,
+    ) -> Result<Vec<SerializedEvent>, StoreError> {
+        let events = match kind {
+            AggregateKind::Card => self.repository.get_events::<DigitalCard>(id).await,
+            AggregateKind::Subscription => {
+                self.repository.get_events::<TenantSubscription>(id).await
+            }
+        };
+        Ok(events?)
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {

@@ -7,17 +7,16 @@
 use application::cards::{Card, CardCursor, CardCursorKey, CardFilter, CardPage, CardSort};
 use chrono::{DateTime, Utc};
 use domain::ids::CardId;
-use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
+use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Type};
 
 use super::rows::{self, COLUMNS};
 use super::table::IN_CIRCULATION;
 use crate::projections::{row, search};
 
 /// The cards of a tenant, wherever they are.
-#[derive(Clone, Copy)]
 pub struct Cards<'a, DB: Database> {
-    /// The connections to ask.
-    pub readers: &'a Pool<DB>,
+    /// The connection to ask on.
+    pub reader: &'a mut DB::Connection,
     /// The table, as a statement names it.
     pub table: &'a str,
 }
@@ -41,7 +40,7 @@ where
         );
         let found = sqlx::query(&sql)
             .bind(id.to_string())
-            .fetch_optional(self.readers)
+            .fetch_optional(self.reader)
             .await?;
         found.as_ref().map(rows::card).transpose()
     }
@@ -72,7 +71,7 @@ where
             query = query.bind(after.id.to_string());
         }
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX - 1);
-        let found = query.bind(limit + 1).fetch_all(self.readers).await?;
+        let found = query.bind(limit + 1).fetch_all(self.reader).await?;
         let items: Vec<_> = found
             .iter()
             .take(filter.limit)
@@ -94,7 +93,7 @@ where
         let ids: Vec<String> = sqlx::query_scalar(&sql)
             .bind(now.timestamp_micros())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(self.readers)
+            .fetch_all(self.reader)
             .await?;
         ids.iter().map(|id| row::id(id)).collect()
     }
@@ -105,9 +104,7 @@ where
         let sql = format!(
             "select expires_at from {table} where {IN_CIRCULATION} order by expires_at, id limit 1"
         );
-        let found: Option<i64> = sqlx::query_scalar(&sql)
-            .fetch_optional(self.readers)
-            .await?;
+        let found: Option<i64> = sqlx::query_scalar(&sql).fetch_optional(self.reader).await?;
         found.map(row::time).transpose()
     }
 }

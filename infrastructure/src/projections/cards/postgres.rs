@@ -22,25 +22,25 @@ use application::subscribers::CARDS;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::ids::{CardId, Position, TenantId};
-use sqlx::{PgPool, Postgres};
+use sqlx::Postgres;
 
 use self::rebuild::InSchema;
 use super::list::Cards;
 use super::table::Table;
 use super::{THE_STORE, rebuild as building};
 use crate::database::unavailable;
-use crate::ledger::postgres::Schema;
+use crate::shard::{Room, RoomConnection, Shard};
 
-/// Finds the shard of a tenant: the connections to the database that its schema is in.
+/// Finds the shard of a tenant: the database that its schema is in.
 #[async_trait]
 pub trait TenantShards: Send + Sync {
     /// The tenant's shard.
-    async fn shard(&self, tenant: TenantId) -> Result<PgPool, Unavailable>;
+    async fn shard(&self, tenant: TenantId) -> Result<Shard, Unavailable>;
 }
 
 /// A tenant's cards in its schema, to be asked about.
 pub struct PostgresCards {
-    shard: PgPool,
+    room: Room,
     table: String,
 }
 
@@ -51,18 +51,20 @@ impl PostgresCards {
     /// # Errors
     ///
     /// What PostgreSQL says.
-    pub async fn open(tenant: TenantId, shard: PgPool) -> Result<Self, sqlx::Error> {
-        let schema = Schema::of(tenant);
-        table::create_first(&shard, &schema).await?;
+    pub async fn open(tenant: TenantId, shard: &Shard) -> Result<Self, sqlx::Error> {
+        let room = shard.room(tenant);
+        let mut connection = room.connection().await?;
+        let made = table::create_first(connection.work(), room.schema()).await;
+        connection.done(made)?;
         Ok(Self {
-            shard,
-            table: schema.table(Table::Live.name()),
+            table: room.schema().table(Table::Live.name()),
+            room,
         })
     }
 
-    fn cards(&self) -> Cards<'_, Postgres> {
+    fn cards<'a>(&'a self, connection: &'a mut RoomConnection) -> Cards<'a, Postgres> {
         Cards {
-            readers: &self.shard,
+            reader: connection.work(),
             table: &self.table,
         }
     }
@@ -71,24 +73,32 @@ impl PostgresCards {
 #[async_trait]
 impl CardsView for PostgresCards {
     async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
-        let found = self.cards().one(id).await;
-        found.map_err(unavailable(THE_STORE))
+        let mut connection = enter(&self.room).await?;
+        let found = self.cards(&mut connection).one(id).await;
+        connection.done(found).map_err(unavailable(THE_STORE))
     }
 
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
-        let page = self.cards().page(filter).await;
-        page.map_err(unavailable(THE_STORE))
+        let mut connection = enter(&self.room).await?;
+        let page = self.cards(&mut connection).page(filter).await;
+        connection.done(page).map_err(unavailable(THE_STORE))
     }
 
     async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
-        let due = self.cards().due(now, limit).await;
-        due.map_err(unavailable(THE_STORE))
+        let mut connection = enter(&self.room).await?;
+        let due = self.cards(&mut connection).due(now, limit).await;
+        connection.done(due).map_err(unavailable(THE_STORE))
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        let next = self.cards().next_due().await;
-        next.map_err(unavailable(THE_STORE))
+        let mut connection = enter(&self.room).await?;
+        let next = self.cards(&mut connection).next_due().await;
+        connection.done(next).map_err(unavailable(THE_STORE))
     }
+}
+
+async fn enter(room: &Room) -> Result<RoomConnection, Unavailable> {
+    room.connection().await.map_err(unavailable(THE_STORE))
 }
 
 /// Keeps the cards of every tenant on a shard up to date.
@@ -101,6 +111,11 @@ impl PostgresCardsProjection {
     pub fn new(shards: Arc<dyn TenantShards>) -> Self {
         Self { shards }
     }
+
+    async fn room(&self, tenant: &TenantStore) -> Result<Room, Unavailable> {
+        let shard = self.shards.shard(tenant.tenant).await?;
+        Ok(shard.room(tenant.tenant))
+    }
 }
 
 #[async_trait]
@@ -110,9 +125,10 @@ impl Subscriber for PostgresCardsProjection {
     }
 
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
-        let shard = self.shards.shard(tenant.tenant).await?;
-        let schema = Schema::of(tenant.tenant);
-        let checkpoint = table::checkpoint(&shard, &schema, Table::Live).await;
+        let room = self.room(tenant).await?;
+        let mut connection = enter(&room).await?;
+        let checkpoint = table::checkpoint(connection.work(), room.schema(), Table::Live).await;
+        let checkpoint = connection.done(checkpoint);
         let checkpoint = checkpoint.map_err(unavailable(THE_STORE))?;
         Ok(checkpoint.unwrap_or_default())
     }
@@ -122,8 +138,10 @@ impl Subscriber for PostgresCardsProjection {
         tenant: &TenantStore,
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
-        let shard = self.shards.shard(tenant.tenant).await?;
-        live::advance(&shard, &Schema::of(tenant.tenant), events).await
+        let room = self.room(tenant).await?;
+        let mut connection = enter(&room).await?;
+        let handled = live::advance(connection.work(), room.schema(), events).await;
+        connection.done(handled)
     }
 
     async fn rebuild(
@@ -131,8 +149,7 @@ impl Subscriber for PostgresCardsProjection {
         tenant: &TenantStore,
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, HandlerError> {
-        let shard = self.shards.shard(tenant.tenant).await?;
-        let in_schema = InSchema::start(&shard, Schema::of(tenant.tenant)).await?;
+        let in_schema = InSchema::start(&self.room(tenant).await?).await?;
         building::rebuild(in_schema, tenant.ledger.as_ref(), progress).await
     }
 }

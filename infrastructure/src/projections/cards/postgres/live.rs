@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use application::ports::{HandlerError, RecordedEvent, Unavailable};
 use domain::ids::Position;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use super::super::table::Table;
 use super::super::{failed, fold};
 use super::{rows, table};
-use crate::ledger::postgres::Schema;
 use crate::projections::following;
+use crate::shard::schema::Schema;
 
 /// How often events are tried on a checkpoint that moves meanwhile.
 const ATTEMPTS_MAX: usize = 5;
@@ -26,14 +26,14 @@ const EVENTS_MAX: usize = 1024;
 /// Brings the table to the last of the events, or of the first [`EVENTS_MAX`] if there are more;
 /// answers the new checkpoint.
 pub async fn advance(
-    shard: &PgPool,
+    connection: &mut PgConnection,
     schema: &Schema,
     events: &[Arc<RecordedEvent>],
 ) -> Result<Position, HandlerError> {
     let events = &events[..events.len().min(EVENTS_MAX)];
     let mut checkpoint = match events.first() {
         Some(first) => first.stored.position.saturating_sub(1),
-        None => return table::reached(shard, schema, Table::Live).await,
+        None => return table::reached(&mut *connection, schema, Table::Live).await,
     };
     for _ in 0..ATTEMPTS_MAX {
         let events = following(events, checkpoint)?;
@@ -41,9 +41,9 @@ pub async fn advance(
             return Ok(checkpoint);
         };
         let position = last.stored.position;
-        match advance_from(shard, schema, checkpoint, position, events).await? {
+        match advance_from(connection, schema, checkpoint, position, events).await? {
             true => return Ok(position),
-            false => checkpoint = table::reached(shard, schema, Table::Live).await?,
+            false => checkpoint = table::reached(&mut *connection, schema, Table::Live).await?,
         }
     }
     Err(Unavailable::new("the checkpoint, which others are moving too").into())
@@ -51,7 +51,7 @@ pub async fn advance(
 
 /// Handles the events from a checkpoint on; whether that is where the table was.
 async fn advance_from(
-    shard: &PgPool,
+    connection: &mut PgConnection,
     schema: &Schema,
     from: Position,
     to: Position,
@@ -62,7 +62,7 @@ async fn advance_from(
     let (known, swaps) = match begun_before.is_empty() {
         true => (vec![], None),
         false => {
-            let known = rows::load(shard, schema, Table::Live, &begun_before).await?;
+            let known = rows::load(&mut *connection, schema, Table::Live, &begun_before).await?;
             if known.checkpoint != from {
                 return Ok(false);
             }
@@ -70,7 +70,7 @@ async fn advance_from(
         }
     };
     let cards = fold::fold(known, histories);
-    rows::store(shard, schema, Table::Live, (from, to), swaps, &cards)
+    rows::store(connection, schema, Table::Live, (from, to), swaps, &cards)
         .await
         .map_err(failed)
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use application::ports::{HandlerError, Ledger, RecordedEvent, Unavailable};
 use domain::ids::Position;
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 
 use super::super::rebuild::{Building, PAGE_EVENTS, latest_is, not_before};
 use super::super::table::{INDEXES, Table};
 use super::super::{failed, fold};
 use super::{rows, table};
-use crate::ledger::postgres::Schema;
 use crate::projections::following;
+use crate::shard::Room;
+use crate::shard::schema::Schema;
 
 /// A new table in a tenant's schema.
 pub struct InSchema {
@@ -24,9 +25,9 @@ pub struct InSchema {
 
 impl InSchema {
     /// Begins with an empty one.
-    pub async fn start(shard: &PgPool, schema: Schema) -> Result<Self, HandlerError> {
-        let options = shard.connect_options();
-        let mut connection = options.connect().await.map_err(failed)?;
+    pub async fn start(room: &Room) -> Result<Self, HandlerError> {
+        let schema = room.schema().clone();
+        let mut connection = room.separate().await.map_err(failed)?;
         let mut transaction = connection.begin().await.map_err(failed)?;
         let generation = table::create_next(&mut transaction, &schema)
             .await

@@ -10,8 +10,8 @@ use super::super::failed;
 use super::super::rows::{COLUMNS, DERIVED, card, name_sort, searched};
 use super::super::table::{self, Table};
 use super::table::SWAPS;
-use crate::ledger::postgres::Schema;
 use crate::projections::row;
+use crate::shard::schema::Schema;
 
 /// What a table had of some cards at one moment.
 pub struct Known {

@@ -2,12 +2,12 @@
 
 use application::ports::HandlerError;
 use domain::ids::Position;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{Connection, PgConnection, PgExecutor};
 
 use super::super::failed;
 use super::super::table::{self, GENERATION, INDEXES, Table};
-use crate::ledger::postgres::Schema;
 use crate::projections::row;
+use crate::shard::schema::Schema;
 
 /// Texts are compared byte by byte, as SQLite does, whatever language the database was made for.
 const TEXT: &str = "text collate \"C\"";
@@ -16,11 +16,15 @@ const TEXT: &str = "text collate \"C\"";
 pub const SWAPS: &str = "cards.swaps";
 
 /// Makes the live table and its checkpoint, unless they are there.
-pub async fn create_first(shard: &PgPool, schema: &Schema) -> Result<(), sqlx::Error> {
-    if checkpoint(shard, schema, Table::Live).await?.is_some() {
+pub async fn create_first(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> Result<(), sqlx::Error> {
+    let found = checkpoint(&mut *connection, schema, Table::Live).await?;
+    if found.is_some() {
         return Ok(());
     }
-    let mut transaction = shard.begin().await?;
+    let mut transaction = connection.begin().await?;
     // Of two nodes that found none, one makes it and the other finds it then.
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
         .bind(schema.table(Table::Live.name()))

@@ -1,0 +1,154 @@
+//! A tenant's schema and the role that owns it: making both, and bringing them up to date.
+
+use std::sync::LazyLock;
+
+use domain::ids::TenantId;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
+
+use super::Room;
+use crate::database::{Older, is_older};
+#[cfg(doc)]
+use crate::database::{SchemaTooNew, SchemaTooOld};
+
+/// Without the migrator's own lock, which is the whole database's: see [`Schema::migrate`].
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("../migrations/postgres/tenant");
+    migrator.set_locking(false);
+    migrator
+});
+
+static PREPARE: &str = include_str!("prepare.sql");
+
+/// How long a migration waits for a lock: of another node that migrates, or of appends.
+const LOCK_WAIT_MAX: &str = "30s";
+
+/// The schema of a tenant's tables, and the tenant's role, to which it belongs. Made from the
+/// tenant's id only, so it can stand in a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    name: String,
+    role: String,
+}
+
+impl Schema {
+    /// The schema of a tenant; its role has the same name.
+    pub fn of(tenant: TenantId) -> Self {
+        // A UUID's text: hexadecimal digits and dashes.
+        let name = format!("t_{}", tenant.to_string().replace('-', ""));
+        Self {
+            role: name.clone(),
+            name,
+        }
+    }
+
+    /// What is filled to become this one, under a name that no tenant has. It belongs to the same
+    /// role.
+    pub(crate) fn filled(&self) -> Self {
+        Self {
+            name: format!("{}_importing", self.name),
+            role: self.role.clone(),
+        }
+    }
+
+    /// Makes the schema and its role if they are not there, and brings them up to date. Two nodes
+    /// may do so at once, and in two databases of one cluster, whose roles are the same: the role
+    /// of a tenant that was moved has both schemas.
+    ///
+    /// The role that logs in needs `createrole`, and must own the database or may `create` in it
+    /// with the right to grant that; it is never a superuser except for tests, because PostgreSQL
+    /// refuses a superuser nothing. Before PostgreSQL 16 it must be `noinherit` too, or it could
+    /// read every schema in no room:
+    ///
+    /// ```sql
+    /// create role digital_card login noinherit createrole createdb password '…';
+    /// create database digital_card owner digital_card;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says; for a role that lacks something (42501), what it lacks.
+    pub async fn migrate(&self, shard: &PgConnectOptions) -> Result<(), sqlx::Error> {
+        let options = shard.clone().options([("lock_timeout", LOCK_WAIT_MAX)]);
+        let mut connection = options.connect().await?;
+        let made = self.make(&mut connection).await;
+        // What went wrong in the making says more than what goes wrong in the closing.
+        let _ = connection.close().await;
+        made
+    }
+
+    /// Brings the schema, which must be there, up to date if that may be done. One that is needs a
+    /// single question, asked in its room.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL says, for which [`is_missing`] if it is not there; [`SchemaTooNew`] or
+    /// [`SchemaTooOld`] in [`sqlx::Error::Configuration`].
+    pub(crate) async fn bring_up_to_date(
+        shard: &PgConnectOptions,
+        room: &Room,
+        older: Older,
+    ) -> Result<(), sqlx::Error> {
+        let schema = room.schema();
+        let migrations = schema.table("_sqlx_migrations");
+        let version = format!("select coalesce(max(version), 0) from {migrations} where success");
+        let mut connection = room.connection().await?;
+        let found = sqlx::query_scalar(&version)
+            .fetch_one(connection.work())
+            .await;
+        match is_older(connection.done(found)?, &MIGRATOR, older)? {
+            true => schema.migrate(shard).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn make(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        // Two nodes at once need a lock: what is there is looked for before it is made. It ends
+        // with the connection, however that ends.
+        sqlx::query("select pg_advisory_lock(hashtextextended($1, 0))")
+            .bind(&self.name)
+            .execute(&mut *connection)
+            .await?;
+        let prepare = PREPARE
+            .replace("{schema}", &self.name)
+            .replace("{role}", &self.role);
+        connection.execute(prepare.as_str()).await?;
+        self.settle(connection).await?;
+        Ok(MIGRATOR.run_direct(connection).await?)
+    }
+
+    /// Enters the schema for good, so that names need not be qualified and what is made belongs to
+    /// the tenant's role.
+    pub(crate) async fn settle(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let settle = format!("{}; set search_path to {}", self.set_role(), self.name);
+        connection.execute(settle.as_str()).await?;
+        Ok(())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The role that it belongs to.
+    pub(crate) fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// The statement that enters it.
+    pub(crate) fn set_role(&self) -> String {
+        format!("set role {}", self.role)
+    }
+
+    /// The qualified name of one of its tables.
+    pub(crate) fn table(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
+    }
+}
+
+/// Whether there is no such table, schema, role or database.
+pub(crate) fn is_missing(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|it| it.code());
+    code.is_some_and(|code| ["42P01", "3F000", "22023", "3D000"].contains(&&*code))
+}

@@ -203,10 +203,13 @@ async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() 
          'free', 'shared', 0, 1, 'main' from generate_series(2, {TENANTS}) n"
     );
     cluster.run(name(store), &more);
-    let schemas = "do $$ begin for n in 2..205 loop \
-         execute 'create schema t_018f0000000070008000' || lpad(n::text, 12, '0'); \
-         execute 'create table t_018f0000000070008000' || lpad(n::text, 12, '0') || \
+    let schemas = "do $$ declare name text; begin for n in 2..205 loop \
+         name := 't_018f0000000070008000' || lpad(n::text, 12, '0'); \
+         execute 'create role ' || name; \
+         execute 'create schema ' || name || ' authorization ' || name; \
+         execute 'create table ' || name || \
          '._sqlx_migrations (like ' || $1 || '._sqlx_migrations including all)'; \
+         execute 'alter table ' || name || '._sqlx_migrations owner to ' || name; \
          end loop; end $$";
     cluster.run(
         name(store),

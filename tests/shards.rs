@@ -241,8 +241,12 @@ async fn a_dedicated_tenant_has_a_database_to_itself() {
 async fn a_dedicated_tenant_is_refused_where_no_database_can_be_made() {
     let cluster = Cluster::shared();
     let name = unique("d").replace('-', "_");
-    cluster.run("postgres", &format!("create role {name} login"));
+    cluster.run(
+        "postgres",
+        &format!("create role {name} login noinherit createrole"),
+    );
     cluster.run("postgres", &format!("create database {name} owner {name}"));
+    cluster.run(&name, &format!("grant all on schema public to {name}"));
     let store = cluster.url(&name).replace("tests@", &format!("{name}@"));
     let service = Service::spawn(&mut node(&store));
     service.tenant("free").await;

@@ -22,9 +22,9 @@
 //! on by a hash: a tenant's statements are prepared on few of them.
 //!
 //! Texts name the schema, so each tenant has its own, and a connection keeps [`STATEMENTS_MAX`] of
-//! them prepared. The other way is to set the search path with the role and have one text for all.
-//! Then PostgreSQL plans a statement anew whenever the path has changed, which costs more than the
-//! statement. See the table in `infrastructure/benches/rooms.rs`.
+//! them prepared. The other way is to set the search path with the role and have one text for all:
+//! then PostgreSQL plans a statement anew whenever the path has changed, which costs more than the
+//! statement (`cargo bench -p infrastructure --bench rooms` compares them).
 //!
 //! # Poolers
 //!

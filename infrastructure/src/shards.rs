@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::doorbell::{Residents, ShardDoorbell};
 use crate::projections::cards::postgres::TenantShards;
 use crate::shard::Shard;
+use crate::shard::schema::check_login;
 
 /// How long somebody waits for a connection.
 const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -324,6 +325,7 @@ impl ShardDatabases for ConnectedShards {
 
 async fn login_of(shard: &PgConnectOptions) -> Result<ShardLogin, sqlx::Error> {
     let mut connection = shard.connect().await?;
+    check_login(&mut connection).await?;
     let sql = "select rolcreatedb or rolsuper from pg_roles where rolname = current_user";
     let may_make_databases = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
     connection.close().await?;

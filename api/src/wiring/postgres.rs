@@ -6,6 +6,7 @@ use std::sync::Arc;
 use application::doorbell::Doorbell;
 use application::moves::Mover;
 use application::news::LandlordNews;
+use application::ports::shards::ShardDatabases;
 use application::ports::{Clock, Landlord, LandlordError, Random, Unavailable};
 use application::shards::{Shard, Shards, UrlReference};
 use application::tenants::Directory;
@@ -76,6 +77,12 @@ pub(super) async fn open(
         Arc::clone(&shards),
         Arc::clone(&directory),
     ));
+    let takes_tenants = |shard: &Shard| shard.open && shard.url == UrlReference::Store;
+    if shards.all().iter().any(takes_tenants) {
+        // Rather now than when a tenant is half made.
+        let probed = connected.probe(&UrlReference::Store).await;
+        probed.map_err(|error| Unavailable::because("the first shard", error))?;
+    }
     connected.connect_all();
     let stores = SchemaStores::new(
         Arc::clone(&connected),

@@ -19,6 +19,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     migrator
 });
 
+static LOGIN: &str = include_str!("login.sql");
 static PREPARE: &str = include_str!("prepare.sql");
 
 /// How long a migration waits for a lock: of another node that migrates, or of appends.
@@ -64,6 +65,8 @@ impl Schema {
     /// ```sql
     /// create role digital_card login noinherit createrole createdb password '…';
     /// create database digital_card owner digital_card;
+    /// \c digital_card
+    /// grant all on schema public to digital_card; -- the landlord's; a noinherit owner lacks it
     /// ```
     ///
     /// # Errors
@@ -110,6 +113,7 @@ impl Schema {
             .bind(&self.name)
             .execute(&mut *connection)
             .await?;
+        connection.execute(LOGIN).await?;
         let prepare = PREPARE
             .replace("{schema}", &self.name)
             .replace("{role}", &self.role);
@@ -145,6 +149,15 @@ impl Schema {
     pub(crate) fn table(&self, name: &str) -> String {
         format!("{}.{name}", self.name)
     }
+}
+
+/// Whether this login can keep tenants apart.
+///
+/// # Errors
+///
+/// What PostgreSQL says; for a login that cannot (42501), what it lacks.
+pub(crate) async fn check_login(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute(LOGIN).await.map(drop)
 }
 
 /// Whether there is no such table, schema, role or database.

@@ -41,12 +41,16 @@ const TRUSTED_FOR: Duration = Duration::from_millis(500);
 const DEDICATED_CONNECTION_IDLE: Duration = Duration::from_secs(30);
 /// The most bytes of a file with an address.
 const ADDRESS_BYTES_MAX: u64 = 4_096;
-/// How long the server lets a statement run, wait for a lock, and leave a transaction open.
+/// How long the server lets a statement run, wait for a lock, and leave a transaction idle: so long
+/// is kept locked what a node was changing when its connection was lost without a word.
 const LIMITS: [(&str, &str); 3] = [
     ("statement_timeout", "60s"),
     ("lock_timeout", "10s"),
-    ("idle_in_transaction_session_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "10s"),
 ];
+/// How long it has to answer then; less than [`CONNECTION_WAIT_MAX`], so that there is time for
+/// another.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Whose fault it is when it cannot be had.
 const WHAT: &str = "the tenant's shard";
 
@@ -76,8 +80,15 @@ pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
         .before_acquire(|connection, state| {
             Box::pin(async move {
                 if state.idle_for > TRUSTED_FOR {
-                    connection.ping().await?;
+                    answers(connection).await?;
                 }
+                Ok(true)
+            })
+        })
+        // sqlx asks again, and would wait for ever: the place would be lost with the connection.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                answers(connection).await?;
                 Ok(true)
             })
         })
@@ -105,6 +116,12 @@ fn connections(database: &PgConnectOptions, connections_max: u32, idle_max: Dura
         CONNECTION_WAIT_MAX,
         idle_max,
     )
+}
+
+/// Asks a connection for a sign of life.
+async fn answers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let late = |_| sqlx::Error::Io(io::ErrorKind::TimedOut.into());
+    timeout(ANSWER_MAX, connection.ping()).await.map_err(late)?
 }
 
 /// The shards that this node is connected to.

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgPool, Postgres};
 
 use super::{Engine, Notice, Row, Statement, Transaction, Value, query};
 use crate::database::{Older, is_older};
+use crate::patience::limited;
 
 /// A PostgreSQL database.
 ///
@@ -79,7 +80,7 @@ fn with_notice(statement: Statement) -> (Cow<'static, str>, Vec<Value>) {
 impl Engine for PostgresDatabase {
     async fn read(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
         let (sql, values) = with_notice(statement);
-        let found = query(&sql, values).fetch_all(&self.pool).await?;
+        let found = limited(query(&sql, values).fetch_all(&self.pool)).await?;
         Ok(found.into_iter().map(Row::Postgres).collect())
     }
 
@@ -88,7 +89,7 @@ impl Engine for PostgresDatabase {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>, sqlx::Error> {
-        Ok(Box::new(self.pool.begin().await?))
+        Ok(Box::new(limited(self.pool.begin()).await?))
     }
 
     /// The commit is waited for all the same: the server can fail without this process, which
@@ -111,17 +112,17 @@ impl Engine for PostgresDatabase {
 impl Transaction for sqlx::Transaction<'static, Postgres> {
     async fn run(&mut self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
         let (sql, values) = with_notice(statement);
-        let found = query(&sql, values).fetch_all(&mut **self).await?;
+        let found = limited(query(&sql, values).fetch_all(&mut **self)).await?;
         Ok(found.into_iter().map(Row::Postgres).collect())
     }
 
     async fn commit(mut self: Box<Self>, last: Statement) -> Result<Vec<Row>, sqlx::Error> {
         let rows = self.run(last).await?;
-        sqlx::Transaction::commit(*self).await?;
+        limited(sqlx::Transaction::commit(*self)).await?;
         Ok(rows)
     }
 
     async fn rollback(self: Box<Self>) -> Result<(), sqlx::Error> {
-        sqlx::Transaction::rollback(*self).await
+        limited(sqlx::Transaction::rollback(*self)).await
     }
 }

@@ -11,6 +11,7 @@ use super::Room;
 use crate::database::{Older, is_older};
 #[cfg(doc)]
 use crate::database::{SchemaTooNew, SchemaTooOld};
+use crate::patience::limited;
 
 /// Without the migrator's own lock, which is the whole database's: see [`Schema::migrate`].
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {

@@ -8,8 +8,6 @@
 //!
 //! The same makes it safe to store again what may have been stored: it is not stored twice.
 
-use std::future::Future;
-use std::io;
 use std::time::Duration;
 
 use domain::event::Decoder;
@@ -18,7 +16,6 @@ use domain::subscription::TenantSubscription;
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
 use sqlx::{Executor, Postgres};
-use tokio::time::timeout;
 
 use super::super::admission::{Admission, Prepared};
 use super::super::column::to_i64;
@@ -26,14 +23,13 @@ use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
 use super::read::PostgresReader;
+use crate::patience::limited;
 use crate::shard::RoomConnection;
 
 /// How often another node may be faster before the head is locked.
 const UNLOCKED_ATTEMPTS: usize = 2;
 /// How often a statement is tried again whose answer was lost or that PostgreSQL gave up.
 const TRIES_MAX: u32 = 4;
-/// How long a statement may take: a connection that is lost without a word says nothing for ever.
-const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// How long to wait before it is tried again; it grows with each time.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -112,14 +108,6 @@ impl Engine for PostgresEngine {
     fn distrust(&self) {
         // A connection that is not sound is closed; nothing else is held.
     }
-}
-
-/// Something that may take [`STATEMENT_MAX`].
-async fn limited<T, E: From<sqlx::Error>>(
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let done = timeout(STATEMENT_MAX, work).await;
-    done.map_err(|_| sqlx::Error::Io(io::ErrorKind::TimedOut.into()))?
 }
 
 struct PostgresAppend<'a> {

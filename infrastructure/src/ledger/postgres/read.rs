@@ -21,6 +21,7 @@ use super::super::admission::Versions;
 use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
+use crate::patience::limited;
 use crate::shard::Room;
 use crate::shard::schema::is_missing;
 
@@ -174,11 +175,8 @@ impl Reader for PostgresReader {
         id: &str,
     ) -> Result<Vec<SerializedEvent>, StoreError> {
         let mut connection = self.room.connection().await?;
-        let rows = sqlx::query(&self.texts.load)
-            .bind(id)
-            .bind(kind.as_str())
-            .fetch_all(connection.work())
-            .await;
+        let query = sqlx::query(&self.texts.load).bind(id).bind(kind.as_str());
+        let rows = limited(query.fetch_all(connection.work())).await;
         let event = |row: &PgRow| {
             Ok(SerializedEvent {
                 aggregate_id: id.to_owned(),
@@ -195,10 +193,8 @@ impl Reader for PostgresReader {
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, StoreError> {
         let mut connection = self.room.connection().await?;
-        let row = sqlx::query(&self.texts.outcome)
-            .bind(key)
-            .fetch_optional(connection.work())
-            .await;
+        let query = sqlx::query(&self.texts.outcome).bind(key);
+        let row = limited(query.fetch_optional(connection.work())).await;
         let row = connection.done(row)?;
         row.map(|row| column::outcome(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
             .transpose()
@@ -212,18 +208,17 @@ impl Reader for PostgresReader {
         let mut query = QueryBuilder::<Postgres>::new(&self.texts.history);
         push_conditions(&mut query, filter, limit);
         let mut connection = self.room.connection().await?;
-        let rows = query.build().fetch_all(connection.work()).await;
+        let rows = limited(query.build().fetch_all(connection.work())).await;
         connection.done(rows)?.iter().map(stored_event).collect()
     }
 
     /// In the order of their keys.
     async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, StoreError> {
         let mut connection = self.room.connection().await?;
-        let rows = sqlx::query(&self.texts.outcomes)
+        let query = sqlx::query(&self.texts.outcomes)
             .bind(from.unwrap_or_default())
-            .bind(to_i64(limit as u64))
-            .fetch_all(connection.work())
-            .await;
+            .bind(to_i64(limit as u64));
+        let rows = limited(query.fetch_all(connection.work())).await;
         let rows = connection.done(rows)?;
         let stored = |row: &PgRow| {
             let answer = column::outcome(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
@@ -237,9 +232,8 @@ impl Reader for PostgresReader {
 
     async fn card_serials_reserved(&self) -> Result<u64, StoreError> {
         let mut connection = self.room.connection().await?;
-        let reserved = sqlx::query_scalar(&self.texts.serials)
-            .fetch_one(connection.work())
-            .await;
+        let query = sqlx::query_scalar(&self.texts.serials);
+        let reserved = limited(query.fetch_one(connection.work())).await;
         from_i64(connection.done(reserved)?)
     }
 }

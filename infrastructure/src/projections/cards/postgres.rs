@@ -29,6 +29,7 @@ use super::list::Cards;
 use super::table::Table;
 use super::{THE_STORE, rebuild as building};
 use crate::database::unavailable;
+use crate::patience::{limited, limited_or};
 use crate::shard::{Room, RoomConnection, Shard};
 
 /// Finds the shard of a tenant: the database that its schema is in.
@@ -54,7 +55,7 @@ impl PostgresCards {
     pub async fn open(tenant: TenantId, shard: &Shard) -> Result<Self, sqlx::Error> {
         let room = shard.room(tenant);
         let mut connection = room.connection().await?;
-        let made = table::create_first(connection.work(), room.schema()).await;
+        let made = limited(table::create_first(connection.work(), room.schema())).await;
         connection.done(made)?;
         Ok(Self {
             table: room.schema().table(Table::Live.name()),
@@ -74,25 +75,25 @@ impl PostgresCards {
 impl CardsView for PostgresCards {
     async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
         let mut connection = enter(&self.room).await?;
-        let found = self.cards(&mut connection).one(id).await;
+        let found = limited(self.cards(&mut connection).one(id)).await;
         connection.done(found).map_err(unavailable(THE_STORE))
     }
 
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
         let mut connection = enter(&self.room).await?;
-        let page = self.cards(&mut connection).page(filter).await;
+        let page = limited(self.cards(&mut connection).page(filter)).await;
         connection.done(page).map_err(unavailable(THE_STORE))
     }
 
     async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
         let mut connection = enter(&self.room).await?;
-        let due = self.cards(&mut connection).due(now, limit).await;
+        let due = limited(self.cards(&mut connection).due(now, limit)).await;
         connection.done(due).map_err(unavailable(THE_STORE))
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
         let mut connection = enter(&self.room).await?;
-        let next = self.cards(&mut connection).next_due().await;
+        let next = limited(self.cards(&mut connection).next_due()).await;
         connection.done(next).map_err(unavailable(THE_STORE))
     }
 }
@@ -127,7 +128,8 @@ impl Subscriber for PostgresCardsProjection {
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
         let room = self.room(tenant).await?;
         let mut connection = enter(&room).await?;
-        let checkpoint = table::checkpoint(connection.work(), room.schema(), Table::Live).await;
+        let checkpoint = table::checkpoint(connection.work(), room.schema(), Table::Live);
+        let checkpoint = limited(checkpoint).await;
         let checkpoint = connection.done(checkpoint);
         let checkpoint = checkpoint.map_err(unavailable(THE_STORE))?;
         Ok(checkpoint.unwrap_or_default())
@@ -140,7 +142,9 @@ impl Subscriber for PostgresCardsProjection {
     ) -> Result<Position, HandlerError> {
         let room = self.room(tenant).await?;
         let mut connection = enter(&room).await?;
-        let handled = live::advance(connection.work(), room.schema(), events).await;
+        let late = |late| unavailable(THE_STORE)(late).into();
+        let handled = live::advance(connection.work(), room.schema(), events);
+        let handled = limited_or(late, handled).await;
         connection.done(handled)
     }
 

@@ -39,7 +39,7 @@ cd "$directory"
 
 start() {
   "${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
-    </dev/null >server.log 2>&1 &
+    -c fsync="$FSYNC" </dev/null >>server.log 2>&1 &
   server=$!
   for _ in $(seq 300); do
     "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && return
@@ -78,7 +78,7 @@ while read -r command; do
   "$command"
   echo done
 done
-stop
+[ ! "$server" ] || crash
 "#;
 
 impl Cluster {
@@ -90,9 +90,14 @@ impl Cluster {
 
     /// A cluster of one's own. It ends with this value.
     pub fn start() -> Self {
+        Self::start_with("on")
+    }
+
+    fn start_with(fsync: &str) -> Self {
         let mut process = Command::new("bash")
             .args(["-c", KEEPER])
             .env("BIN", binaries())
+            .env("FSYNC", fsync)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -111,33 +116,31 @@ impl Cluster {
     }
 
     /// How to reach it, as a superuser.
-    #[allow(
-        dead_code,
-        reason = "the tests of one crate need less of it than another's"
-    )]
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
             .socket(&self.directory)
             .username("tests")
             .database("postgres")
     }
-
-    #[allow(
-        dead_code,
-        reason = "the tests of one crate need less of it than another's"
-    )]
-    /// The same, for shards: as a role that is no superuser, to which PostgreSQL refuses what it
-    /// may not do.
-    pub fn shard(&self) -> PgConnectOptions {
-        self.options().username("shards")
-    }
 }
 
 #[allow(
     dead_code,
-    reason = "the tests of one crate need less of it than another's"
+    reason = "not every program that has a cluster asks for all of it"
 )]
 impl Cluster {
+    /// A cluster of one's own that syncs nothing to disk, so that it starts and stops quickly. Its
+    /// data survives its processes, not the machine.
+    pub fn start_unsynced() -> Self {
+        Self::start_with("off")
+    }
+
+    /// How to reach it for shards: as a role that is no superuser, to which PostgreSQL refuses what
+    /// it may not do.
+    pub fn shard(&self) -> PgConnectOptions {
+        self.options().username("shards")
+    }
+
     /// Where its socket is.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -148,12 +151,10 @@ impl Cluster {
         binaries().join(name)
     }
 
-    /// The address of one of its databases, as the service takes it.
+    /// How a service is told of one of its databases.
     pub fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://tests@localhost/{database}?host={}",
-            self.directory.display()
-        )
+        let directory = self.directory.display();
+        format!("postgres://tests@localhost/{database}?host={directory}")
     }
 
     /// The socket on which it listens.
@@ -163,7 +164,7 @@ impl Cluster {
 
     /// Runs statements in one of its databases, each for itself; what they answered.
     pub fn run(&self, database: &str, statements: &str) -> String {
-        let psql = Command::new(binaries().join("psql"))
+        let psql = Command::new(self.program("psql"))
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
             .args(["--set=ON_ERROR_STOP=1", "--username=tests", "--dbname"])
             .arg(database)
@@ -178,7 +179,7 @@ impl Cluster {
         String::from_utf8(psql.stdout).expect("UTF-8")
     }
 
-    /// Stops the server, which ends all connections in order ("fast").
+    /// Stops the server, which cuts every connection.
     pub fn stop(&self) {
         self.tell("stop");
     }
@@ -188,7 +189,7 @@ impl Cluster {
         self.tell("crash");
     }
 
-    /// Starts it again, until it takes connections.
+    /// Starts the stopped server, with the data it had.
     pub fn start_again(&self) {
         self.tell("start");
     }

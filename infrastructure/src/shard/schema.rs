@@ -98,9 +98,7 @@ impl Schema {
         let migrations = schema.table("_sqlx_migrations");
         let version = format!("select coalesce(max(version), 0) from {migrations} where success");
         let mut connection = room.connection().await?;
-        let found = sqlx::query_scalar(&version)
-            .fetch_one(connection.work())
-            .await;
+        let found = limited(sqlx::query_scalar(&version).fetch_one(connection.work())).await;
         match is_older(connection.done(found)?, &MIGRATOR, older)? {
             true => schema.migrate(shard).await,
             false => Ok(()),

@@ -1,34 +1,27 @@
 //! A tenant carried from one service to another: by a file, or with the whole data directory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::recount::{everything_agrees, ndjson, verify};
-use crate::support::service::{LANDLORD_KEY, command, run};
-use crate::support::{Answer, Client, Service, unique};
+use crate::support::service::{command, run};
+use crate::support::store::Directory;
+use crate::support::{Answer, Client, Options, Service, Store, unique};
 
 /// Where a service is that tenants come to.
-struct Destination {
-    store: String,
-    _directory: TempDir,
-}
+struct Destination(Arc<Store>);
 
 impl Destination {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let data = directory.path().join("data");
-        Self {
-            store: format!("sqlite:{}", data.display()),
-            _directory: directory,
-        }
+        Self(Arc::new(Store::new()))
     }
 
     fn import(&self, file: &Path) -> (ExitStatus, String) {
-        let import = ["tenants", "import", "--store", &self.store];
+        let import = ["tenants", "import", "--store", &self.0.url()];
         run(command().args(import).arg(file))
     }
 
@@ -50,18 +43,18 @@ impl Destination {
     }
 
     fn serve(&self) -> Service {
-        let serve = ["serve", "--listen", "127.0.0.1:0", "--store", &self.store];
-        let mut serve_it = command();
-        Service::spawn(serve_it.args(serve).env("LANDLORD_API_KEY", LANDLORD_KEY))
+        Service::node_of(&self.0, Options::default())
     }
 }
 
-fn store_of(service: &Service) -> String {
-    format!("sqlite:{}", service.directory().display())
-}
-
 fn export(service: &Service, tenant: &str, file: &Path) -> (ExitStatus, String) {
-    let export = ["tenants", "export", "--store", &store_of(service), tenant];
+    let export = [
+        "tenants",
+        "export",
+        "--store",
+        &service.store().url(),
+        tenant,
+    ];
     run(command().args(export).arg(file))
 }
 
@@ -324,8 +317,11 @@ async fn a_slug_that_is_taken_and_a_directory_in_use_are_refused() {
     let body = json!({ "name": "First", "slug": slug, "plan": "free" });
     let taken = new.landlord().post("/v1/landlord/tenants", &body).await;
     taken.expect(201);
-    // The embedded store is the running service's alone.
-    destination.refuses(&file, "in use by another");
+    match &*destination.0 {
+        Store::Directory(_) => destination.refuses(&file, "in use by another"),
+        // Also a running service's.
+        Store::Database(_) => destination.refuses(&file, "slug"),
+    }
     new.terminate();
     new.stopped();
     destination.refuses(&file, "slug");
@@ -333,7 +329,10 @@ async fn a_slug_that_is_taken_and_a_directory_in_use_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_data_directory_is_imported_and_again() {
-    let mut service = Service::start();
+    let source = Directory::new();
+    let data = source.path();
+    let source = Arc::new(Store::Directory(source));
+    let mut service = Service::node_of(&source, Options::default());
     let mut tenants = Vec::new();
     for plan in ["free", "pro", "enterprise"] {
         let tenant = service.tenant(plan).await;
@@ -344,8 +343,6 @@ async fn a_whole_data_directory_is_imported_and_again() {
     let auditor = service.with_role("auditor", None).await;
     let body = json!({ "name": "Late", "slug": unique("late"), "plan": "pro" });
     let late = Asked::by(&service.landlord(), "/v1/landlord/tenants", body).await;
-    let data: PathBuf = service.directory().into();
-
     let destination = Destination::new();
     destination.refuses(&data, "in use by another");
     service.terminate();

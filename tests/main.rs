@@ -1,5 +1,6 @@
 //! The tests of the whole: the real binary, over HTTP, as its users see it. One file a feature;
-//! the names are sentences.
+//! the names are sentences. `TESTS_ON=postgres` tests the same sentences on the other engine; see
+//! `support/store.rs`.
 //!
 //! Deliberately absent: what one crate can say of itself (the domain's rules are specified in
 //! `domain/tests`, the stores' in `infrastructure`), and waiting by sleeping: a test waits for

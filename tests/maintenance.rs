@@ -1,37 +1,26 @@
 //! A store that is broken: told apart from the others, by the command line and by the service.
 
-use std::fs;
-use std::path::PathBuf;
-
 use crate::support::service::{command, run};
 use crate::support::{Client, Options, Service, eventually};
 
-/// Two tenants with a card each on a stopped service; the first one's file is not a database.
-async fn one_broken_of_two(service: &mut Service) -> (Client, Client) {
+/// Two tenants with a card each on a stopped service; the first one's store is broken, which will
+/// be told in these words.
+async fn one_broken_of_two(service: &mut Service) -> (Client, Client, &'static str) {
     let (broken, whole) = (service.tenant("free").await, service.tenant("free").await);
     for tenant in [&broken, &whole] {
         tenant.issue("Before").await;
     }
     service.terminate();
     service.stopped();
-    fs::write(file_of(service, &broken), "not a database".repeat(1_000)).expect("broken");
-    (broken, whole)
-}
-
-fn file_of(service: &Service, tenant: &Client) -> PathBuf {
-    let file = service
-        .directory()
-        .join("tenants")
-        .join(format!("{}.db", tenant.id()));
-    assert!(file.exists(), "no {}: where is it?", file.display());
-    file
+    let told = service.store().break_tenant(broken.id());
+    (broken, whole, told)
 }
 
 #[tokio::test]
 async fn a_broken_store_is_named_the_others_are_done_and_the_command_fails() {
     let mut service = Service::start();
-    let (broken, whole) = one_broken_of_two(&mut service).await;
-    let store = format!("sqlite:{}", service.directory().display());
+    let (broken, whole, told) = one_broken_of_two(&mut service).await;
+    let store = service.store().url();
     for arguments in [
         vec!["migrate"],
         vec!["rebuild", "cards"],
@@ -42,7 +31,7 @@ async fn a_broken_store_is_named_the_others_are_done_and_the_command_fails() {
         assert!(said.contains("1 of 2 tenants failed"), "{said}");
         let of_broken: Vec<_> = said.lines().filter(|l| l.contains(broken.id())).collect();
         assert_eq!(of_broken.len(), 1, "{said}");
-        assert!(of_broken[0].contains("not a database"), "{said}");
+        assert!(of_broken[0].contains(told), "{said}");
         if arguments.len() > 1 {
             assert!(said.contains(whole.id()), "the other is done: {said}");
         }
@@ -56,7 +45,7 @@ async fn a_broken_store_is_named_the_others_are_done_and_the_command_fails() {
 async fn a_store_that_cannot_be_opened_is_seen_and_disturbs_nobody_else() {
     let options = Options::default().with("READY_LAG_MAX_S", "0.001");
     let mut service = Service::start_with(options);
-    let (broken, whole) = one_broken_of_two(&mut service).await;
+    let (broken, whole, told) = one_broken_of_two(&mut service).await;
     service.restart();
     let (broken, whole) = (broken.at(service.base()), whole.at(service.base()));
     let path = format!("/v1/landlord/subscribers?tenant={}", broken.id());
@@ -66,7 +55,7 @@ async fn a_store_that_cannot_be_opened_is_seen_and_disturbs_nobody_else() {
             one["behind_since"].is_string()
                 && one["last_error"]
                     .as_str()
-                    .is_some_and(|why| why.contains("not a database"))
+                    .is_some_and(|why| why.contains(told))
         };
         (all.len() == 2 && all.iter().all(said)).then_some(all)
     })

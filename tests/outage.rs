@@ -1,57 +1,19 @@
 //! The landlord's database fails: tenants go on, the landlord is told to come back later, and
 //! nobody is asked to pay for it.
 
-use std::fs;
-use std::path::Path;
-
 use serde_json::json;
 
 use crate::support::client::id;
 use crate::support::recount::{by_status, history};
 use crate::support::{Client, Service, unique};
 
-/// Makes every further read and write of a database in use fail: garbage instead of its pages,
-/// nothing in its log, and an index of the log that must be read anew.
-fn destroy(database: &Path) {
-    let length = fs::metadata(database).expect("the database").len();
-    let garbage = vec![0xa5; usize::try_from(length).expect("a small file")];
-    overwrite(database, &garbage);
-    let beside = |suffix: &str| {
-        let mut name = database.as_os_str().to_owned();
-        name.push(suffix);
-        std::path::PathBuf::from(name)
-    };
-    overwrite(&beside("-wal"), &[]);
-    let index = fs::metadata(beside("-shm")).expect("the log's index").len();
-    overwrite(
-        &beside("-shm"),
-        &vec![0; usize::try_from(index).expect("small")],
-    );
-}
-
-/// In place: the service has the file open. An index that is in memory must not get shorter.
-fn overwrite(file: &Path, bytes: &[u8]) {
-    use std::io::Write;
-
-    let mut open = fs::OpenOptions::new()
-        .write(true)
-        .open(file)
-        .expect("the file");
-    if bytes.is_empty() {
-        open.set_len(0).expect("shortened");
-    }
-    open.write_all(bytes).expect("written");
-}
-
-/// Destroys it while nothing is being written: a transaction in progress would write part of what
+/// Breaks it while nothing is being written: a transaction in progress would write part of what
 /// was destroyed anew.
 async fn lose_the_landlords_database(service: &Service, tenant: &Client) {
     let path = format!("/v1/landlord/tenants/{}", tenant.id());
     // Answered when the read model has handled everything.
     service.landlord().get(&path).await.expect(200);
-    let database = service.directory().join("landlord.db");
-    assert!(database.exists(), "no {}: where is it?", database.display());
-    destroy(&database);
+    service.store().lose_the_landlord();
 }
 
 async fn later(client: &Client, what: &str, answer: crate::support::Answer) {

@@ -1,6 +1,7 @@
 //! The process: how it starts, how it refuses to, how it stops.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,16 +9,25 @@ use serde_json::json;
 use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
 use crate::support::service::{command, run};
-use crate::support::{Client, Options, Service, eventually};
+use crate::support::{Client, Options, Service, Store, eventually};
 
+/// A directory has one owner; a database any number of nodes.
 #[tokio::test]
-async fn a_second_process_on_the_same_directory_is_refused_in_one_line() {
+async fn a_second_process_is_refused_in_one_line_on_a_directory_and_welcome_on_a_database() {
     let service = Service::start();
-    let store = format!("sqlite:{}", service.directory().display());
-    let (status, said) =
-        run(command().args(["serve", "--store", &store, "--listen", "127.0.0.1:0"]));
-    assert!(!status.success());
-    assert_one_clear_line(&said, service.directory().to_str().expect("a path"));
+    match &**service.store() {
+        Store::Directory(directory) => {
+            let store = service.store().url();
+            let second = ["serve", "--store", &store, "--listen", "127.0.0.1:0"];
+            let (status, said) = run(command().args(second));
+            assert!(!status.success());
+            assert_one_clear_line(&said, directory.path().to_str().expect("a path"));
+        }
+        Store::Database(_) => {
+            let second = Service::node_of(service.store(), Options::default());
+            second.tenant("free").await.issue("By the second").await;
+        }
+    }
     service.tenant("free").await.issue("Undisturbed").await;
 }
 
@@ -55,9 +65,9 @@ fn bad_configuration_ends_the_process_at_once_and_names_the_knob() {
 fn an_address_in_use_is_told_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite:{}", directory.path().display());
-    let (status, said) = run(command().args(["serve", "--store", &store, "--listen", &address]));
+    let store = Store::new();
+    let serve = ["serve", "--store", &store.url(), "--listen", &address];
+    let (status, said) = run(command().args(serve));
     assert!(!status.success());
     assert_one_clear_line(&said, &address);
 }
@@ -136,12 +146,10 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
 
 #[tokio::test]
 async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite:{}", directory.path().join("data").display());
+    let store = Arc::new(Store::new());
     let mut starts = Vec::new();
     for _ in 0..2 {
-        let mut service =
-            Service::spawn(command().args(["serve", "--store", &store, "--listen", "127.0.0.1:0"]));
+        let mut service = Service::spawn(&["serve"], &store);
         let said = eventually("the first steps are printed", || async {
             Some(service.output()).filter(|said| said.contains("landlord key"))
         })
@@ -164,12 +172,10 @@ async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
 
 #[tokio::test]
 async fn the_demo_shows_three_tenants_with_cards_and_is_safe_to_repeat() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = format!("sqlite:{}", directory.path().join("demo").display());
+    let store = Arc::new(Store::new());
     let mut cards = Vec::new();
     for _ in 0..2 {
-        let mut service =
-            Service::spawn(command().args(["demo", "--store", &store, "--listen", "127.0.0.1:0"]));
+        let mut service = Service::spawn(&["demo"], &store);
         let said = eventually("the keys are printed", || async {
             Some(service.output()).filter(|said| said.matches("dck_").count() >= 4)
         })

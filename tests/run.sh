@@ -48,6 +48,7 @@ step 'formatting' cargo fmt --all -- --check
 step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 step 'tests' cargo test --workspace --locked
+step 'the service on PostgreSQL' env TESTS_ON=postgres cargo test -p api --test it --locked
 if command -v cargo-deny >/dev/null; then
   step 'licences and advisories' cargo deny --locked check
 else

@@ -104,7 +104,7 @@ async fn the_command_line_rebuilds_a_view_of_a_stopped_service() {
     let before = tenant.all("/v1/cards").await;
     service.terminate();
     service.stopped();
-    let store = format!("sqlite:{}", service.directory().display());
+    let store = service.store().url();
     for arguments in [
         vec!["rebuild", "cards", "--tenant", tenant.id()],
         vec!["rebuild", "cards"],

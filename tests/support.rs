@@ -1,9 +1,12 @@
 //! What every test needs: the running service, clients of it, and names nobody has used yet.
 
 pub mod client;
+#[path = "servers/postgres.rs"]
+pub mod cluster;
 pub mod raw;
 pub mod recount;
 pub mod service;
+pub mod store;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +15,7 @@ use chrono::{DateTime, Utc};
 
 pub use self::client::{Answer, Client};
 pub use self::service::{Options, Service};
+pub use self::store::Store;
 
 /// How long anything that must happen may take before a test gives up on it.
 pub const DEADLINE: Duration = Duration::from_secs(20);

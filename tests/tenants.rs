@@ -118,16 +118,14 @@ async fn more_tenants_than_open_stores_are_served_alike() {
 #[tokio::test]
 async fn a_tenant_that_a_crash_left_half_made_is_finished_by_the_next_start() {
     let mut service = Service::start();
-    let elsewhere = service.directory().join("elsewhere");
-    let stores = service.directory().join("tenants");
     let key = unique("half");
     let body = json!({ "name": "Half made", "slug": unique("half"), "plan": "pro" });
     // Its record can be made and its store cannot: what a crash between the two leaves behind.
-    std::fs::rename(&stores, &elsewhere).expect("moved away");
+    service.store().refuse_tenants();
     let half = service.landlord().post_once(PATH, &key, &body).await;
     half.problem(503, "unavailable");
     service.kill();
-    std::fs::rename(&elsewhere, &stores).expect("moved back");
+    service.store().accept_tenants();
     service.restart();
 
     let listed = service.landlord().all(PATH).await;

@@ -1,19 +1,18 @@
-//! The real binary as a child process on a directory of its own.
+//! The real binary as a child process on a store of its own, or one node of several on one store.
 //!
 //! Its output is kept, for the tests that read it and for the failure messages of the others.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 use super::client::Client;
-use super::{DEADLINE, unique};
+use super::{DEADLINE, Store, unique};
 
 /// The landlord's key of every service the tests start.
 pub const LANDLORD_KEY: &str = "landlord-key-of-the-tests-0123456789abcdef";
@@ -23,6 +22,8 @@ pub const LANDLORD_KEY: &str = "landlord-key-of-the-tests-0123456789abcdef";
 pub struct Options {
     /// Environment variables.
     pub variables: Vec<(&'static str, String)>,
+    /// The way to its store, if it is another than the store's own.
+    pub way: Option<String>,
 }
 
 impl Options {
@@ -31,12 +32,18 @@ impl Options {
         self.variables.push((name, value.to_string()));
         self
     }
+
+    /// Reaching its store at this address.
+    pub fn by_way_of(mut self, url: String) -> Self {
+        self.way = Some(url);
+        self
+    }
 }
 
 /// A running (or killed) service.
 pub struct Service {
     process: Option<Process>,
-    directory: Arc<TempDir>,
+    store: Arc<Store>,
     options: Options,
 }
 
@@ -62,35 +69,43 @@ impl Service {
         }
     }
 
-    /// A service of one's own, on an empty directory.
+    /// A service of one's own, on an empty store.
     pub fn start() -> Self {
         Self::start_with(Options::default())
     }
 
     /// The same, with options.
     pub fn start_with(options: Options) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        let process = Process::start(directory.path(), &options);
+        Self::node_of(&Arc::new(Store::new()), options)
+    }
+
+    /// A node on this store, which may have others.
+    pub fn node_of(store: &Arc<Store>, options: Options) -> Self {
+        let process = Process::start(store, &options);
         Self {
             process: Some(process),
-            directory,
+            store: Arc::clone(store),
             options,
         }
     }
 
-    /// A service that this command starts; where its data is, the command says.
-    pub fn spawn(command: &mut Command) -> Self {
+    /// A service that `arguments` start on this store, with nothing else configured.
+    pub fn spawn(arguments: &[&str], store: &Arc<Store>) -> Self {
+        let mut command = command();
+        command
+            .args(arguments)
+            .args(["--listen", "127.0.0.1:0", "--store", &store.url()]);
         Self {
-            process: Some(Process::spawn(command)),
-            directory: Arc::new(tempfile::tempdir().expect("a temporary directory")),
+            process: Some(Process::spawn(&mut command)),
+            store: Arc::clone(store),
             options: Options::default(),
         }
     }
 
-    /// Starts again on the same directory.
+    /// Starts again on the same store.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "stop it first");
-        self.process = Some(Process::start(self.directory.path(), &self.options));
+        self.process = Some(Process::start(&self.store, &self.options));
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -119,8 +134,8 @@ impl Service {
     }
 
     /// Where its data is.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     /// `http://127.0.0.1:12345`
@@ -173,6 +188,18 @@ impl Service {
         self.client(made.text("api_key"))
     }
 
+    /// The sum of a counter that `/metrics` shows.
+    pub async fn counted(&self, name: &str) -> u64 {
+        let metrics = self.stranger().get("/metrics").await;
+        let text = String::from_utf8(metrics.expect(200).body.clone()).expect("UTF-8");
+        let of_counter = |line: &&str| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        text.lines().filter(of_counter).filter_map(value).sum()
+    }
+
     fn running(&self) -> &Process {
         self.process.as_ref().expect("a running service")
     }
@@ -191,11 +218,11 @@ impl Drop for Service {
 }
 
 impl Process {
-    fn start(directory: &Path, options: &Options) -> Self {
+    fn start(store: &Store, options: &Options) -> Self {
+        let store = options.way.clone().unwrap_or_else(|| store.url());
         Self::spawn(
             command()
-                .args(["serve", "--listen", "127.0.0.1:0", "--store"])
-                .arg(format!("sqlite:{}", directory.display()))
+                .args(["serve", "--listen", "127.0.0.1:0", "--store", &store])
                 .env("LANDLORD_API_KEY", LANDLORD_KEY)
                 .envs(options.variables.iter().cloned()),
         )

@@ -30,6 +30,10 @@ mod crash;
 mod moves;
 mod outage;
 
+mod newer_schemas;
+mod nodes;
+mod servers_down;
+
 mod audit;
 mod subscribers;
 

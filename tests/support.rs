@@ -3,6 +3,7 @@
 pub mod client;
 #[path = "servers/postgres.rs"]
 pub mod cluster;
+pub mod proxy;
 pub mod raw;
 pub mod recount;
 pub mod service;

@@ -1,0 +1,191 @@
+//! Several nodes on one PostgreSQL store: what one has done holds on every other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::client::id;
+use crate::support::recount::{everything_agrees, history};
+use crate::support::store::Database;
+use crate::support::{Answer, Client, DEADLINE, Options, Service, Store, eventually, unique};
+
+/// Three nodes, and a tenant's client of each.
+struct Three {
+    nodes: [Service; 3],
+    tenants: [Client; 3],
+}
+
+impl Three {
+    async fn with_tenant(plan: &str) -> Self {
+        let store = Arc::new(Store::Database(Database::new()));
+        let nodes = [(); 3].map(|()| Service::node_of(&store, Options::default()));
+        let tenant = nodes[0].tenant(plan).await;
+        let tenants = nodes.each_ref().map(|node| tenant.clone().at(node.base()));
+        for tenant in &tenants {
+            seen(tenant, 0).await;
+        }
+        Self { nodes, tenants }
+    }
+
+    /// The tenant's client of a node, one after the other.
+    fn tenant(&self, turn: usize) -> &Client {
+        &self.tenants[turn % self.tenants.len()]
+    }
+
+    /// Fails unless each node, once it has heard of everything, says the same as the ledger.
+    async fn all_agree(&self) {
+        let position = history(&self.nodes[0], self.tenants[0].id()).await.len();
+        for (node, tenant) in self.nodes.iter().zip(&self.tenants) {
+            seen(tenant, position as u64).await;
+            everything_agrees(node, tenant).await;
+            assert_eq!(node.counted("subscriber_sweep_finds_total").await, 0);
+        }
+    }
+}
+
+/// Waits until the client's node knows the tenant, and has heard of its ledger at this position.
+async fn seen(tenant: &Client, position: u64) {
+    eventually("the node hears of what the others did", || async {
+        let usage = tenant.get("/v1/usage").await;
+        let seen = usage.status == 200 && usage.json()["as_of"].as_u64() >= Some(position);
+        seen.then_some(())
+    })
+    .await;
+}
+
+async fn issue(tenant: Client, name: String) -> Answer {
+    let body = json!({ "holder": { "name": name } });
+    tenant.post_once("/v1/cards", &unique("nodes"), &body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_600_concurrent_issuances_on_three_nodes_exactly_500_succeed() {
+    let three = Three::with_tenant("free").await;
+    let asking: Vec<_> = (0..600)
+        .map(|index| {
+            let tenant = three.tenant(index).clone();
+            tokio::spawn(issue(tenant, format!("Holder {index}")))
+        })
+        .collect();
+    let mut issued = 0;
+    let mut refused = 0;
+    for answer in futures::future::join_all(asking).await {
+        let answer = answer.expect("an answer");
+        match answer.status {
+            201 => issued += 1,
+            _ => {
+                answer.problem(402, "quota_exceeded");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((issued, refused), (500, 100));
+    three.all_agree().await;
+    for tenant in &three.tenants {
+        let usage = tenant.usage().await;
+        assert_eq!(usage["in_circulation"], 500);
+        assert_eq!(usage["issued_total"], 500);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_event_has_its_effect_once_with_the_subscribers_of_three_nodes() {
+    let three = Three::with_tenant("pro").await;
+    let working: Vec<_> = (0..12)
+        .map(|client| {
+            let tenants = three.tenants.clone();
+            tokio::spawn(async move {
+                for turn in 0..15 {
+                    let tenant = |step: usize| &tenants[(client + turn + step) % tenants.len()];
+                    let card = tenant(0).issue(&format!("{client}-{turn}")).await;
+                    // Each on another node than the command before.
+                    tenant(1).change(&card, "activate").await.expect(200);
+                    let last = ["suspend", "revoke"][turn % 2];
+                    tenant(2).change(&card, last).await.expect(200);
+                }
+            })
+        })
+        .collect();
+    for client in working {
+        client.await.expect("every command succeeds on every node");
+    }
+    three.all_agree().await;
+    let events = history(&three.nodes[0], three.tenants[0].id()).await;
+    let times = |kind: &str| events.iter().filter(|it| it["type"] == kind).count();
+    assert_eq!(times("CardIssued"), 180, "each command once");
+    assert_eq!(times("CardActivated"), 180);
+    assert_eq!(times("CardSuspended") + times("CardRevoked"), 180);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_on_one_node_is_in_force_on_the_others_for_the_next_request() {
+    let three = Three::with_tenant("free").await;
+    let path = format!(
+        "/v1/landlord/tenants/{}/subscription/plan",
+        three.tenants[0].id()
+    );
+    let mut slowest = Duration::ZERO;
+    for (turn, plan) in ["enterprise", "free", "enterprise", "pro", "enterprise"]
+        .into_iter()
+        .enumerate()
+    {
+        let landlord = three.nodes[turn % 3].landlord();
+        let changed = landlord.put(&path, &json!({ "plan": plan })).await;
+        changed.expect(200);
+        let begun = Instant::now();
+        for other in 1..3 {
+            let tenant = three.tenant(turn + other);
+            seen(tenant, changed.position()).await;
+            slowest = slowest.max(begun.elapsed());
+            let gate = tenant.get("/v1/cards/stats").await;
+            assert_eq!(gate.status == 402, plan != "enterprise", "{plan}: {gate}");
+            let entitled = tenant.get("/v1/entitlements").await.expect(200).json();
+            assert_eq!(entitled["plan"], plan);
+        }
+    }
+    println!("at the latest after {slowest:?}, asked every 20 ms");
+    assert!(slowest < DEADLINE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_on_one_node_is_read_on_another_that_is_told_the_position() {
+    let three = Three::with_tenant("free").await;
+    for turn in 0..30 {
+        let made = issue(three.tenant(turn).clone(), format!("Read {turn}")).await;
+        let card = made.expect(201).json();
+        let position = made.position();
+        let path = format!("/v1/cards/{}?at_least={position}", id(&card));
+        let read = three.tenant(turn + 1).get(&path).await;
+        assert_eq!(read.expect(200).json(), card);
+        let list = format!("/v1/cards?limit=500&at_least={position}");
+        let listed = three.tenant(turn + 2).all(&list).await;
+        assert_eq!(listed.len(), turn + 1);
+    }
+    three.all_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_repeated_on_another_node_has_its_first_outcome() {
+    let three = Three::with_tenant("free").await;
+    for turn in 0..10 {
+        let key = unique("again");
+        let body = json!({ "holder": { "name": "Once" } });
+        let asking = three.tenants.iter().map(|tenant| {
+            let (tenant, key, body) = (tenant.clone(), key.clone(), body.clone());
+            tokio::spawn(async move { tenant.post_once("/v1/cards", &key, &body).await })
+        });
+        let answers: Vec<_> = futures::future::join_all(asking).await;
+        let answers: Vec<_> = answers
+            .into_iter()
+            .map(|it| it.expect("answered"))
+            .collect();
+        let first = answers.iter().filter(|answer| !answer.is_replayed());
+        assert_eq!(first.count(), 1, "{turn}: {answers:?}");
+        for answer in &answers {
+            answer.expect(201);
+            assert_eq!(answer.body, answers[0].body);
+        }
+    }
+    three.all_agree().await;
+}

@@ -9,10 +9,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 
-use crate::chance::Chance;
 use crate::support::client::{id, try_send};
 use crate::support::recount::everything_agrees;
-use crate::support::{Answer, Client, Service};
+use crate::support::{Answer, Chance, Client, Service};
 
 const ROUNDS: u64 = 20;
 const CLIENTS: usize = 16;
@@ -33,7 +32,7 @@ type Log = Arc<Mutex<HashMap<String, Sent>>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_in_the_middle_of_a_load_lose_and_double_nothing() {
-    let mut chance = Chance::new();
+    let mut chance = Chance::of("SEED");
     let mut service = Service::start();
     let tenant = service.tenant("pro").await;
     let log: Log = Arc::default();

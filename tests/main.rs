@@ -14,8 +14,6 @@ mod keys;
 mod subscriptions;
 mod tenants;
 
-#[path = "servers/postgres.rs"]
-mod cluster;
 mod shards;
 
 mod quota;
@@ -25,7 +23,6 @@ mod maintenance;
 mod migrations;
 mod process;
 
-mod chance;
 mod crash;
 mod moves;
 mod outage;
@@ -33,6 +30,8 @@ mod outage;
 mod newer_schemas;
 mod nodes;
 mod servers_down;
+
+mod torture;
 
 mod audit;
 mod subscribers;

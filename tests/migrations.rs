@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use crate::cluster::Cluster;
 use crate::shards::{database, node};
+use crate::support::cluster::Cluster;
 use crate::support::service::{LANDLORD_KEY, command, run};
-use crate::support::{Client, Service, eventually};
+use crate::support::{Client, Options, Service, Store, eventually};
 
 /// Runs statements in a SQLite file.
 async fn in_file(file: &Path, statements: &str) {
@@ -65,14 +66,14 @@ impl Stopped {
     }
 
     async fn on_files(count: usize) -> Self {
-        let service = Service::start();
-        let store = format!("sqlite:{}", service.directory().display());
+        let service = Service::node_of(&Arc::new(Store::files()), Options::default());
+        let store = service.store().url();
         Self::with_tenants(count, service, store).await
     }
 
     async fn on_postgres(count: usize) -> Self {
         let store = database();
-        Self::with_tenants(count, Service::spawn(&mut node(&store)), store).await
+        Self::with_tenants(count, Service::started_by(&mut node(&store)), store).await
     }
 
     fn landlords_file(&self) -> PathBuf {
@@ -112,7 +113,7 @@ async fn an_older_landlords_schema_is_refused_until_migrate_was_run() {
         );
         let (status, said) = run(on(store, &["migrate"]).env("MIGRATE", "false"));
         assert!(status.success(), "{said}");
-        let service = Service::spawn(on(store, &["serve"]).env("MIGRATE", "false"));
+        let service = Service::started_by(on(store, &["serve"]).env("MIGRATE", "false"));
         service.tenant("free").await.issue("After").await;
     }
 }
@@ -140,7 +141,7 @@ async fn an_older_tenants_schema_is_answered_503_until_migrate_was_run() {
     let path = format!("set search_path to {}", schema(&postgres.tenants[0]));
     Cluster::shared().run(name(&postgres.store), &format!("{path}; {back}"));
     for Stopped { store, tenants, .. } in [&files, &postgres] {
-        let mut service = Service::spawn(on(store, &["serve"]).env("MIGRATE", "false"));
+        let mut service = Service::started_by(on(store, &["serve"]).env("MIGRATE", "false"));
         let at = |nth: usize, service: &Service| tenants[nth].clone().at(service.base());
         let later = at(0, &service).get("/v1/cards").await;
         later.problem(503, "unavailable");
@@ -154,7 +155,7 @@ async fn an_older_tenants_schema_is_answered_503_until_migrate_was_run() {
         service.kill();
         let (status, said) = run(&mut on(store, &["migrate"]));
         assert!(status.success(), "{said}");
-        let service = Service::spawn(on(store, &["serve"]).env("MIGRATE", "false"));
+        let service = Service::started_by(on(store, &["serve"]).env("MIGRATE", "false"));
         at(0, &service).issue("After").await;
         assert_eq!(at(0, &service).all("/v1/cards").await.len(), 2);
     }

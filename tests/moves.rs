@@ -13,13 +13,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::chance::Chance;
-use crate::cluster::Cluster;
 use crate::shards::{database, node};
+use crate::support::Chance;
 use crate::support::client::{id, try_send};
+use crate::support::cluster::Cluster;
 use crate::support::recount::everything_agrees;
 use crate::support::service::{command, run};
-use crate::support::{Client, Service, eventually, unique};
+use crate::support::{Client, Options, Service, Store, eventually, unique};
 
 const CLIENTS: usize = 8;
 const ROUNDS: u64 = 16;
@@ -43,7 +43,7 @@ impl Deployment {
         let name = unique("d").replace('-', "_");
         other_cluster().run("postgres", &format!("create database {name}"));
         let second = other_cluster().url(&name);
-        let start = || Service::spawn(node(&store).env("SECOND", &second));
+        let start = || Service::started_by(node(&store).env("SECOND", &second));
         let nodes = [start(), start()];
         let shard = json!({ "name": "second", "url": "env:SECOND", "open": false });
         let third = json!({ "name": "third", "url": "env:SECOND", "open": false });
@@ -262,7 +262,7 @@ async fn a_tenant_moves_under_load_and_nothing_acknowledged_is_lost() {
 async fn a_move_that_is_killed_at_any_moment_is_finished_or_undone() {
     let deployment = Deployment::start().await;
     let tenant = deployment.tenant().await;
-    let mut chance = Chance::new();
+    let mut chance = Chance::of("MOVES_SEED");
     let load = Load::begin(&deployment, &tenant);
     load.more(200).await;
     let begun = load.answers();
@@ -408,14 +408,14 @@ async fn what_cannot_be_moved_is_told_in_one_line() {
         assert!(said.contains(why), "{why}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }
-    let mut embedded = Service::start();
+    let mut embedded = Service::node_of(&Arc::new(Store::files()), Options::default());
     let of_file = embedded.tenant("free").await;
     embedded.terminate();
     embedded.stopped();
     let mut mover = command();
     let mover = mover
         .args(["tenants", "move", of_file.id(), "main", "--store"])
-        .arg(format!("sqlite:{}", embedded.directory().display()));
+        .arg(embedded.store().url());
     let (status, said) = run(mover);
     assert!(!status.success(), "{said}");
     assert!(said.contains("the embedded store has no shards"), "{said}");

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::support::cluster::Cluster;
 use crate::support::service::{LANDLORD_KEY, command};
 use crate::support::{Answer, Client, Service, unique};
 
@@ -29,7 +29,7 @@ pub fn node(store: &str) -> Command {
 
 /// A node on a database of its own, that knows the address of another as `env:SECOND`.
 fn service() -> Service {
-    Service::spawn(node(&database()).env("SECOND", database()))
+    Service::started_by(node(&database()).env("SECOND", database()))
 }
 
 async fn add(service: &Service, body: &Value) -> Answer {
@@ -138,7 +138,7 @@ async fn a_shard_that_this_node_does_not_reach_is_refused_and_no_password_is_tol
     node.env("BROKEN", "https://user:hunter2@somewhere")
         .env("DOWN", "postgres://user:hunter2@127.0.0.1:1/x")
         .env("RUST_LOG", "debug");
-    let service = Service::spawn(&mut node);
+    let service = Service::started_by(&mut node);
     for (url, status, code, field) in [
         (
             "env:NOT_SET_ANYWHERE",
@@ -179,11 +179,11 @@ async fn a_shard_that_this_node_does_not_reach_is_refused_and_no_password_is_tol
 #[tokio::test]
 async fn a_node_that_does_not_reach_a_shard_says_so() {
     let (store, second) = (database(), database());
-    let near = Service::spawn(node(&store).env("SECOND", &second));
+    let near = Service::started_by(node(&store).env("SECOND", &second));
     add(&near, &json!({ "name": "second", "url": "env:SECOND" }))
         .await
         .expect(201);
-    let far = Service::spawn(&mut node(&store));
+    let far = Service::started_by(&mut node(&store));
     let seen = shards(&far).await;
     assert_eq!(seen[0]["reachable"], true);
     assert_eq!(seen[1]["reachable"], false);
@@ -209,7 +209,7 @@ async fn the_embedded_store_has_no_shards() {
 #[tokio::test]
 async fn a_dedicated_tenant_has_a_database_to_itself() {
     let store = database();
-    let service = Service::spawn(&mut node(&store));
+    let service = Service::started_by(&mut node(&store));
     let body = json!({
         "name": "A tenant", "slug": unique("t"), "plan": "free", "isolation": "dedicated",
     });
@@ -248,7 +248,7 @@ async fn a_dedicated_tenant_is_refused_where_no_database_can_be_made() {
     cluster.run("postgres", &format!("create database {name} owner {name}"));
     cluster.run(&name, &format!("grant all on schema public to {name}"));
     let store = cluster.url(&name).replace("tests@", &format!("{name}@"));
-    let service = Service::spawn(&mut node(&store));
+    let service = Service::started_by(&mut node(&store));
     service.tenant("free").await;
     let body = json!({
         "name": "A tenant", "slug": unique("t"), "plan": "free", "isolation": "dedicated",

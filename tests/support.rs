@@ -1,6 +1,8 @@
 //! What every test needs: the running service, clients of it, and names nobody has used yet.
 
+pub mod chance;
 pub mod client;
+pub mod clock;
 #[path = "servers/postgres.rs"]
 pub mod cluster;
 pub mod proxy;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+pub use self::chance::Chance;
 pub use self::client::{Answer, Client};
 pub use self::service::{Options, Service};
 pub use self::store::Store;

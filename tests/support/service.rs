@@ -102,6 +102,15 @@ impl Service {
         }
     }
 
+    /// A service that this command starts; where its data is, the command says.
+    pub fn started_by(command: &mut Command) -> Self {
+        Self {
+            process: Some(Process::spawn(command)),
+            store: Arc::new(Store::files()),
+            options: Options::default(),
+        }
+    }
+
     /// Starts again on the same store.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "stop it first");

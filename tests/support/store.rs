@@ -43,6 +43,11 @@ impl Store {
         }
     }
 
+    /// An empty one of files.
+    pub fn files() -> Self {
+        Self::Directory(Directory::new())
+    }
+
     /// `STORE`
     pub fn url(&self) -> String {
         match self {

@@ -79,11 +79,17 @@ impl Asked {
         }
     }
 
-    /// The same request has the same answer, and happens once.
+    /// The same request has the same answer, and happens once; but a tenant is where it is now.
     async fn again(&self, client: &Client) {
         let again = client.post_once(self.path, &self.key, &self.body).await;
         assert!(again.expect(201).is_replayed(), "{again}");
-        assert_eq!(again.json(), self.answer.json());
+        let [mut again, mut first] = [again.json(), self.answer.json()];
+        for answer in [&mut again, &mut first] {
+            if let Some(fields) = answer.as_object_mut() {
+                fields.remove("shard");
+            }
+        }
+        assert_eq!(again, first);
     }
 }
 

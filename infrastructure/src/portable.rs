@@ -43,8 +43,8 @@ pub trait Engine: Send + Sync {
     /// As [`Self::read`].
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>, sqlx::Error>;
 
-    /// Begins a transaction with the rows that `select` finds in one table; nobody else changes
-    /// them until it is over. A row that is not there is not kept from being made meanwhile.
+    /// The rows that `select` finds, to be stored anew by one statement. That statement has to check
+    /// that they are still there as they were found: where others can change them, they may.
     ///
     /// Only for what can be made again from a ledger and carries its own checkpoint: a loss of
     /// power that ends this process too may take the commit back.
@@ -52,7 +52,7 @@ pub trait Engine: Send + Sync {
     /// # Errors
     ///
     /// As [`Self::read`].
-    async fn begin_replayable(
+    async fn revise(
         &self,
         select: Statement,
     ) -> Result<(Box<dyn Transaction + '_>, Vec<Row>), sqlx::Error>;

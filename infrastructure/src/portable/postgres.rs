@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::{Connection, PgPool, Postgres};
 
 use super::{Engine, Notice, Row, Statement, Transaction, Value, query};
@@ -92,19 +93,41 @@ impl Engine for PostgresDatabase {
         Ok(Box::new(limited(self.pool.begin()).await?))
     }
 
+    /// No lock is held between the two statements, and neither is a transaction.
+    ///
     /// The commit is waited for all the same: the server can fail without this process, which
     /// would go on from a checkpoint that the row no longer has.
-    async fn begin_replayable(
+    async fn revise(
         &self,
         select: Statement,
     ) -> Result<(Box<dyn Transaction + '_>, Vec<Row>), sqlx::Error> {
-        let mut transaction = self.begin().await?;
-        let locking = Statement {
-            sql: format!("{} for update", select.sql).into(),
-            ..select
-        };
-        let rows = transaction.run(locking).await?;
-        Ok((transaction, rows))
+        let mut revision = Revision(self.pool.acquire().await?);
+        let rows = revision.run(select).await?;
+        Ok((Box::new(revision), rows))
+    }
+}
+
+/// Statements on one connection, each of which is committed for itself.
+struct Revision(PoolConnection<Postgres>);
+
+#[async_trait]
+impl Transaction for Revision {
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
+        let (sql, values) = with_notice(statement);
+        let found = limited(query(&sql, values).fetch_all(&mut *self.0)).await;
+        if found.is_err() {
+            // It may still be under way.
+            self.0.close_on_drop();
+        }
+        Ok(found?.into_iter().map(Row::Postgres).collect())
+    }
+
+    async fn commit(mut self: Box<Self>, last: Statement) -> Result<Vec<Row>, sqlx::Error> {
+        self.run(last).await
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), sqlx::Error> {
+        Ok(())
     }
 }
 

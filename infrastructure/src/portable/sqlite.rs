@@ -30,7 +30,7 @@ impl Engine for Database {
     }
 
     /// The write lock is taken before the select, and is every row's.
-    async fn begin_replayable(
+    async fn revise(
         &self,
         select: Statement,
     ) -> Result<(Box<dyn Transaction + '_>, Vec<Row>), sqlx::Error> {

@@ -2,7 +2,7 @@
 //!
 //! One row a tenant in the landlord's database, and the row is its own checkpoint: whoever folds
 //! events into it has it locked, so several nodes may hand over the same events. It is written
-//! replayably (see [`Engine::begin_replayable`]): a power loss takes the row back as a whole,
+//! replayably (see [`Engine::revise`]): a power loss takes the row back as a whole,
 //! position and all, and the subscriber folds again what the tenant's ledger has kept. So a hundred
 //! busy tenants do not wait for a file's disk behind each other. Each handler has up to a whole
 //! batch of its tenant's events, which is all the grouping that is needed.

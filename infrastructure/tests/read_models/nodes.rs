@@ -70,9 +70,10 @@ async fn a_row_that_another_node_makes_meanwhile_is_folded_on_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_another_node_changes_meanwhile_is_waited_for() {
-    let change = statement("update tenant_overviews set usage = $1").bind(nothing_used());
-    let (usage, expected) = folded_after(Some(3), change).await;
+async fn a_row_that_another_node_moves_meanwhile_is_folded_on_from() {
+    let change = "update tenant_overviews set usage = $1, position = 3";
+    let change = statement(change).bind(nothing_used());
+    let (usage, expected) = folded_after(Some(2), change).await;
     assert_eq!(usage, expected);
 }
 

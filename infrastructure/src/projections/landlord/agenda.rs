@@ -71,8 +71,10 @@ impl LandlordReadModel {
             return transaction.rollback().await;
         };
         let after = before.clone().looked(as_of, next);
-        overview::commit(transaction, tenant, Some(&before), &after).await?;
-        self.announce(Some(&before), &after);
+        // If the row has moved meanwhile, its moment stays, and is looked at again.
+        if overview::commit(transaction, tenant, Some(&before), &after).await? {
+            self.announce(Some(&before), &after);
+        }
         Ok(())
     }
 }

@@ -78,8 +78,8 @@ pub async fn position(database: &dyn Engine, tenant: TenantId) -> Result<Positio
         .map_or(Ok(0), |found| row::position(found.get(0)?))
 }
 
-/// Begins, and loads the tenant's row, which nobody else moves until the transaction is over. One
-/// that is not there yet may be made meanwhile; [`commit`] notices.
+/// Begins, and loads the tenant's row. Somebody else may move or make it meanwhile; [`commit`]
+/// notices. What the agenda has replaced meanwhile is put back, which is earlier and so no harm.
 pub async fn begin(
     database: &dyn Engine,
     tenant: TenantId,
@@ -87,7 +87,7 @@ pub async fn begin(
     let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since \
                from tenant_overviews where tenant_id = $1";
     let select = statement(sql).bind(tenant.to_string());
-    let (transaction, found) = database.begin_replayable(select).await?;
+    let (transaction, found) = database.revise(select).await?;
     let overview = found.first().map(|found| {
         Ok::<_, sqlx::Error>(Overview {
             position: row::position(found.get(0)?)?,
@@ -102,7 +102,7 @@ pub async fn begin(
 }
 
 /// Puts the row in the place of the one that was loaded, and commits. `false`, without an effect,
-/// if there was none and another node has made it meanwhile.
+/// if another node has moved it meanwhile, or made it where there was none.
 pub async fn commit(
     transaction: Box<dyn Transaction + '_>,
     tenant: TenantId,

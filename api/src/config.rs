@@ -102,7 +102,7 @@ pub struct Config {
     /// Where everything is kept: sqlite:DIR, or postgres://… (the landlord's database and the first
     /// shard; prefer the variable) [default: sqlite:./data; demo: sqlite:./data-demo]
     #[arg(long, env, global = true, value_name = "STORE", hide_env_values = true)]
-    store: Option<Store>,
+    store: Option<String>,
 
     /// Whether older schemas are brought up to date when they are opened. With false the service does
     /// not start on an older landlord's schema, and answers 503 for a tenant with an older one: for
@@ -307,14 +307,18 @@ impl CommandLine {
             Role::Demo => STORE_OF_DEMO,
             _ => STORE_DEFAULT,
         };
-        self.config.store.clone().unwrap_or_else(|| {
-            let path = default.trim_start_matches("sqlite:");
-            Store::Sqlite(path.into())
-        })
+        // Checked when it was read.
+        let configured = self.config.store.as_deref().and_then(|it| it.parse().ok());
+        configured.unwrap_or_else(|| Store::Sqlite(default.trim_start_matches("sqlite:").into()))
     }
 
     fn check(&self) -> Result<(), String> {
-        // Its value must not be shown, so it is not checked where clap would quote it.
+        // Their values may be secret, so they are not checked where clap would quote them.
+        if let Some(store) = &self.config.store {
+            store
+                .parse::<Store>()
+                .map_err(|why| format!("STORE: {why}"))?;
+        }
         if let Some(key) = &self.config.landlord_api_key
             && (key.len() < LANDLORD_KEY_LENGTH_MIN || !key.bytes().all(|b| b.is_ascii_graphic()))
         {
@@ -410,8 +414,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_landlord_key_is_not_shown() {
+    fn what_may_be_secret_is_not_shown() {
         assert!(!bad(&["--landlord-api-key", "opensesame"]).contains("opensesame"));
+        for store in ["postgre://u:opensesame@h/db", "postgres:/u:opensesame@h/db"] {
+            assert!(!bad(&["--store", store]).contains("opensesame"));
+        }
     }
 
     #[test]

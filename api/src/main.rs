@@ -11,6 +11,7 @@ use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::Service;
 use api::{Api, archive, demo, docs, first_minutes, server, verify};
+use application::error::causes;
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     match run(&line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("digital-card: {error:#}");
+            eprintln!("digital-card: {}", causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -54,8 +54,9 @@ use self::schema::Schema;
 const STATEMENTS_MAX: usize = 2_048;
 /// How long a connection may have been idle to be used without asking whether it is alive.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// How long it may take to answer that, or to change rooms.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to answer that, or to change rooms: shorter than anybody waits for a
+/// connection, so that there is time for another.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How old a connection may become: a server process also keeps what it has learnt of each schema
 /// that it was used for, some 20 KiB, until it ends.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
@@ -117,17 +118,26 @@ impl Shard {
         Self(connections)
     }
 
-    /// Asks the server for a sign of life, in no tenant's room.
+    /// Asks the server for a sign of life, on one of the shard's connections. If all are in use,
+    /// their users will hear of it.
     ///
     /// # Errors
     ///
     /// What PostgreSQL says; [`sqlx::Error::PoolTimedOut`] if it says nothing in time.
     pub async fn answer(&self) -> Result<(), sqlx::Error> {
+        let Ok(_permit) = self.0.permits.try_acquire() else {
+            return Ok(());
+        };
+        let idle = self.0.idle().kept.pop();
         let ask = async {
-            let _permit = self.0.permits.acquire().await;
-            let mut connection = self.0.options.connect().await?;
-            connection.ping().await?;
-            connection.close().await
+            match idle {
+                Some(mut kept) => {
+                    kept.connection.ping().await?;
+                    self.0.idle().kept.push(kept);
+                    Ok(())
+                }
+                None => self.0.options.connect().await?.close().await,
+            }
         };
         let answered = timeout(self.0.acquire_max, ask).await;
         answered.unwrap_or(Err(sqlx::Error::PoolTimedOut))

@@ -70,6 +70,17 @@ pub fn address(url: &str) -> Option<PgConnectOptions> {
     )
 }
 
+/// Whether a database can be connected to, and else why not: a pool says only that it waited.
+///
+/// # Errors
+///
+/// What PostgreSQL, or the way to it, says.
+pub async fn reach(database: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let late = |_| sqlx::Error::Io(io::ErrorKind::TimedOut.into());
+    let connection = timeout(CONNECTION_WAIT_MAX, database.connect()).await;
+    connection.map_err(late)??.close().await
+}
+
 /// A pool of at most `connections_max` connections, made when they are needed.
 pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
     PgPoolOptions::new()

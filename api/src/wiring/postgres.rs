@@ -51,6 +51,8 @@ pub(super) async fn open(
     let of_landlord = "the landlord's database";
     let store = shards::address(url.reveal())
         .ok_or_else(|| Unavailable::because(of_landlord, "this is no postgres:// address"))?;
+    let unreachable = |error| Unavailable::because(of_landlord, error);
+    shards::reach(&store).await.map_err(unreachable)?;
     let pool = shards::pool(&store, limits.landlord_connections_max);
     let database = landlord::connect(pool, older)
         .await

@@ -21,7 +21,7 @@
 //! in the room already is preferred, then the one that the tenant's rooms and the connections agree
 //! on by a hash: a tenant's statements are prepared on few of them.
 //!
-//! Texts name the schema, so each tenant has its own, and a connection keeps [`STATEMENTS_MAX`] of
+//! Texts name the schema, so each tenant has its own, and a connection keeps 2,048 of
 //! them prepared. The other way is to set the search path with the role and have one text for all:
 //! then PostgreSQL plans a statement anew whenever the path has changed, which costs more than the
 //! statement (`cargo bench -p infrastructure --bench rooms` compares them).

@@ -30,10 +30,11 @@ fn other_cluster() -> &'static Cluster {
     &OTHER
 }
 
-/// Two shards on two servers, and two nodes that serve from both.
+/// Two shards on two servers, a third beside the first, and two nodes that serve from all.
 struct Deployment {
     store: String,
     second: String,
+    third: String,
     nodes: [Service; 2],
 }
 
@@ -42,12 +43,14 @@ impl Deployment {
         let store = database();
         let name = unique("d").replace('-', "_");
         other_cluster().run("postgres", &format!("create database {name}"));
-        let second = other_cluster().url(&name);
-        let start = || Service::started_by(node(&store).env("SECOND", &second));
+        let (second, third) = (other_cluster().url(&name), database());
+        let start = || {
+            let mut node = node(&store);
+            Service::started_by(node.env("SECOND", &second).env("THIRD", &third))
+        };
         let nodes = [start(), start()];
-        let shard = json!({ "name": "second", "url": "env:SECOND", "open": false });
-        let third = json!({ "name": "third", "url": "env:SECOND", "open": false });
-        for shard in [shard, third] {
+        for (name, url) in [("second", "env:SECOND"), ("third", "env:THIRD")] {
+            let shard = json!({ "name": name, "url": url, "open": false });
             let landlord = nodes[0].landlord();
             let added = landlord.post("/v1/landlord/shards", &shard).await;
             added.expect(201);
@@ -55,6 +58,7 @@ impl Deployment {
         Self {
             store,
             second,
+            third,
             nodes,
         }
     }
@@ -70,12 +74,25 @@ impl Deployment {
         tenant
     }
 
+    /// A tenant that has a database to itself.
+    async fn dedicated(&self) -> Client {
+        let body = json!({
+            "name": "A tenant", "slug": unique("t"), "plan": "pro", "isolation": "dedicated",
+        });
+        let landlord = self.nodes[0].landlord();
+        let made = landlord.post("/v1/landlord/tenants", &body).await;
+        made.expect(201);
+        let tenant = self.nodes[0].client(made.text("api_key"));
+        tenant.of_tenant(made.text("id"))
+    }
+
     fn mover(&self, tenant: &Client, to: &str) -> Command {
         let mut mover = command();
         mover
             .args(["tenants", "move", tenant.id(), to])
             .env("STORE", &self.store)
-            .env("SECOND", &self.second);
+            .env("SECOND", &self.second)
+            .env("THIRD", &self.third);
         mover
     }
 
@@ -359,19 +376,43 @@ async fn a_move_that_is_told_to_stop_undoes_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_stays_in_its_database_where_both_shards_lead_to_it() {
+    let deployment = Deployment::start().await;
+    let shared = deployment.tenant().await;
+    let dedicated = deployment.dedicated().await;
+    // The first shard once more, as it was not refused before.
+    let twin = "insert into shards values ('twin', 'store', 0)";
+    Cluster::shared().run(name(&deployment.store), twin);
+    for (tenant, to) in [(&dedicated, "third"), (&shared, "twin")] {
+        tenant.issue("Before").await;
+        for to in [to, "main", to] {
+            deployment.moves(tenant, to);
+            for nth in [0, 1] {
+                eventually("the node knows where the tenant is", || async {
+                    (deployment.shard_of(tenant, nth).await == to).then_some(())
+                })
+                .await;
+            }
+        }
+        // As a mover leaves it that was killed before, or right after, it switched.
+        for stage in ["copying", "undoing"] {
+            let row = format!(
+                "insert into moves values ('{}', '{to}', 'main', '{stage}', \
+                 '018f0000-0000-7000-8000-000000000000')",
+                tenant.id()
+            );
+            Cluster::shared().run(name(&deployment.store), &row);
+            deployment.moves(tenant, to);
+        }
+        tenant.issue("After").await;
+        assert_eq!(tenant.all("/v1/cards").await.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dedicated_tenant_takes_its_database_along() {
     let deployment = Deployment::start().await;
-    let body = json!({
-        "name": "A tenant", "slug": unique("t"), "plan": "pro", "isolation": "dedicated",
-    });
-    let made = deployment.nodes[0]
-        .landlord()
-        .post("/v1/landlord/tenants", &body)
-        .await;
-    made.expect(201);
-    let tenant = deployment.nodes[0]
-        .client(made.text("api_key"))
-        .of_tenant(made.text("id"));
+    let tenant = deployment.dedicated().await;
     let load = Load::begin(&deployment, &tenant);
     load.more(20).await;
     // Nodes that use the tenant let go of its old database.
@@ -402,7 +443,8 @@ async fn what_cannot_be_moved_is_told_in_one_line() {
         let mover = mover
             .args(["tenants", "move", tenant, to])
             .env("STORE", &deployment.store)
-            .env("SECOND", &deployment.second);
+            .env("SECOND", &deployment.second)
+            .env("THIRD", &deployment.third);
         let (status, said) = run(mover);
         assert!(!status.success(), "{said}");
         assert!(said.contains(why), "{why}: {said}");

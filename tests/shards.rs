@@ -29,7 +29,8 @@ pub fn node(store: &str) -> Command {
 
 /// A node on a database of its own, that knows the address of another as `env:SECOND`.
 fn service() -> Service {
-    Service::started_by(node(&database()).env("SECOND", database()))
+    let mut node = node(&database());
+    Service::started_by(node.env("SECOND", database()).env("THIRD", database()))
 }
 
 async fn add(service: &Service, body: &Value) -> Answer {
@@ -109,8 +110,14 @@ async fn the_same_shard_again_is_answered_the_same_and_another_of_its_name_refus
     let other = json!({ "name": "second", "url": "store", "open": false });
     add(&service, &other).await.problem(409, "shard_exists");
 
+    for url in ["env:SECOND", "store"] {
+        let twin = add(&service, &json!({ "name": "twin", "url": url })).await;
+        let problem = twin.problem(422, "validation_failed");
+        assert_eq!(problem["errors"][0]["code"], "already_a_shard", "{problem}");
+    }
+
     let landlord = service.landlord();
-    let third = json!({ "name": "third", "url": "env:SECOND" });
+    let third = json!({ "name": "third", "url": "env:THIRD" });
     let with_key = |body: Value| {
         let request = landlord.request(reqwest::Method::POST, SHARDS);
         crate::support::client::send(request.header("Idempotency-Key", "third").json(&body))

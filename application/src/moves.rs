@@ -14,6 +14,8 @@
 //! frozen, and at most one of the two is not. The move is recorded before it begins, and each step
 //! may be repeated, so a move that was interrupted anywhere is finished by asking for it again, or
 //! undone by asking for the shard that the tenant came from.
+//!
+//! Where both places are one database, only the record is switched.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,6 +218,9 @@ impl<'a> Moving<'a> {
 
     /// Makes a frozen copy of the frozen ledger, with read models.
     async fn copy(&self, stopped: Stopped<'_>, tell: Tell<'_>) -> Result<(), MoveError> {
+        if self.are_one().await? {
+            return Ok(());
+        }
         let places = &self.mover.places;
         // An earlier attempt may have come this far.
         if !places.are_same(&self.here, &self.there).await? {
@@ -261,25 +266,33 @@ impl<'a> Moving<'a> {
 
     /// After the switch: opens the new place, clears the old one away.
     async fn finish(&self, tell: Tell<'_>) -> Result<(), MoveError> {
-        let Mover { records, places } = self.mover;
-        places.thaw(&self.there).await?;
+        self.mover.places.thaw(&self.there).await?;
         tell("changes are taken again".to_owned());
         tokio::time::sleep(GRACE).await;
-        self.require_claim().await?;
-        places.drop_frozen(&self.here).await?;
-        Ok(records.end(&self.claimed).await?)
+        self.end(&self.here).await
     }
 
     /// Before the switch: opens the old place again, clears the new one away.
     async fn undo(&self) -> Result<(), MoveError> {
-        let Mover { records, places } = self.mover;
-        if !records.undo(&self.claimed).await? {
+        if !self.mover.records.undo(&self.claimed).await? {
             return Err(MoveError::TakenOver);
         }
-        places.thaw(&self.here).await?;
+        self.mover.places.thaw(&self.here).await?;
+        self.end(&self.there).await
+    }
+
+    /// Clears a place away that is not the tenant's any more, or not yet.
+    async fn end(&self, place: &Tenant) -> Result<(), MoveError> {
         self.require_claim().await?;
-        places.drop_frozen(&self.there).await?;
-        Ok(records.end(&self.claimed).await?)
+        if !self.are_one().await? {
+            self.mover.places.drop_frozen(place).await?;
+        }
+        Ok(self.mover.records.end(&self.claimed).await?)
+    }
+
+    /// Whether both places are one: then there is nothing to copy, and nothing to drop.
+    async fn are_one(&self) -> Result<bool, Unavailable> {
+        self.mover.places.are_one(&self.here, &self.there).await
     }
 
     async fn require_claim(&self) -> Result<(), MoveError> {

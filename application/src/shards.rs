@@ -197,6 +197,13 @@ impl Application {
             ));
         }
         databases.probe(&shard.url).await.map_err(not_reached)?;
+        if is_new
+            && let Some(known) = databases.find(&shard.url).await.map_err(not_reached)?
+            && known != shard.name
+        {
+            let detail = format!("leads to the database of the shard {}", known.as_str());
+            return Err(invalid("url", "already_a_shard", detail));
+        }
         let record = landlord_record(command, &shard)?;
         let recorded = self
             .landlord

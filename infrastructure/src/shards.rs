@@ -5,10 +5,13 @@
 
 mod dedicated;
 pub mod places;
+mod same;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::future::ready;
 use std::io::{self, Read};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,11 +22,13 @@ use application::shards::{Shards, UrlReference};
 use application::tenants::{Directory, Isolation, Tenant};
 use async_trait::async_trait;
 use domain::ids::{Slug, TenantId};
+use futures::stream::{self, StreamExt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::same::Marked;
 use crate::doorbell::{Residents, ShardDoorbell};
 use crate::projections::cards::postgres::TenantShards;
 use crate::shard::Shard;
@@ -51,6 +56,8 @@ const LIMITS: [(&str, &str); 3] = [
 /// How long it has to answer then; less than [`CONNECTION_WAIT_MAX`], so that there is time for
 /// another.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How many shards are asked at a time whether they are a certain database.
+const LOOKS_AT_A_TIME: usize = 32;
 /// Whose fault it is when it cannot be had.
 const WHAT: &str = "the tenant's shard";
 
@@ -342,6 +349,13 @@ impl TenantShards for ConnectedShards {
 
 #[async_trait]
 impl ShardDatabases for ConnectedShards {
+    async fn find(&self, url: &UrlReference) -> Result<Option<Slug>, ShardUnreachable> {
+        let options = self.address(url);
+        let options = options.map_err(|why| ShardUnreachable::NoAddress(why.to_string()))?;
+        let found = self.recorded_as(&options).await;
+        found.map_err(|error| ShardUnreachable::NoAnswer(Unavailable::because("a shard", error)))
+    }
+
     /// On a connection of its own: the shard need not be recorded yet.
     async fn probe(&self, url: &UrlReference) -> Result<ShardLogin, ShardUnreachable> {
         let options = self.address(url);
@@ -352,6 +366,25 @@ impl ShardDatabases for ConnectedShards {
             Err(late) => Err(Unavailable::because("a shard", late)),
         };
         answered.map_err(ShardUnreachable::NoAnswer)
+    }
+}
+
+impl ConnectedShards {
+    async fn recorded_as(&self, database: &PgConnectOptions) -> Result<Option<Slug>, sqlx::Error> {
+        let Some(marked) = Marked::connect(database).await? else {
+            return Ok(None);
+        };
+        let all = self.records.all().into_iter().map(|shard| {
+            let marked = &marked;
+            async move {
+                let address = self.address(&shard.url).ok()?;
+                marked.is(&address).await.ok()?.then_some(shard.name)
+            }
+        });
+        let found = stream::iter(all).buffer_unordered(LOOKS_AT_A_TIME);
+        let found = pin!(found.filter_map(ready)).next().await;
+        marked.end().await;
+        Ok(found)
     }
 }
 

@@ -72,6 +72,9 @@ pub trait MoveRecords: Send + Sync {
 /// frozen one is ever dropped.
 #[async_trait]
 pub trait Places: Send + Sync {
+    /// Whether both records name the same ledger: two shards may be one database, and a database
+    /// of the tenant's own is one for all shards of a server.
+    async fn are_one(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable>;
     /// Freezes the ledger, because it is moved to a shard; after that it does not change.
     async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable>;
     /// Lets the ledger take appends.

@@ -1,6 +1,7 @@
 //! This node's way to the shards.
 
 use async_trait::async_trait;
+use domain::ids::Slug;
 
 use super::Unavailable;
 use crate::shards::UrlReference;
@@ -10,6 +11,10 @@ use crate::shards::UrlReference;
 pub trait ShardDatabases: Send + Sync {
     /// Asks a database for a sign of life, and what its login may do.
     async fn probe(&self, url: &UrlReference) -> Result<ShardLogin, ShardUnreachable>;
+
+    /// The recorded shard that this database is, if it is one. Of those that are not reached it is
+    /// not known.
+    async fn find(&self, url: &UrlReference) -> Result<Option<Slug>, ShardUnreachable>;
 }
 
 /// What this node's login may do in a shard.

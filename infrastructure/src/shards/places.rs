@@ -11,7 +11,7 @@ use application::tenants::{Isolation, Tenant};
 use async_trait::async_trait;
 use domain::ids::{Position, Slug};
 
-use super::ConnectedShards;
+use super::{ConnectedShards, same};
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::restore_frozen;
 use crate::projections::cards::postgres::PostgresCardsProjection;
@@ -35,6 +35,13 @@ impl ShardPlaces {
 
 #[async_trait]
 impl Places for ShardPlaces {
+    async fn are_one(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable> {
+        let (one, other) = (self.shards.of_record(one), self.shards.of_record(other));
+        let (one, other) = futures::try_join!(one, other)?;
+        let are_one = same::are_one(&one.options, &other.options).await;
+        are_one.map_err(unavailable(WHAT))
+    }
+
     async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable> {
         let place = self.shards.of_record(here).await?;
         let frozen = place.shard.room(here.id).freeze(to).await;

@@ -147,11 +147,16 @@ impl Application {
         if !tenant.ready {
             return Err(MoveError::HalfMade);
         }
-        let under_way = mover.records.find(tenant.id).await?;
-        if under_way.is_none() && at == *to {
-            // An undoing that was interrupted at its very end.
-            mover.places.thaw(&tenant).await?;
-            return Ok(Moved::BeforeThis);
+        if at == *to {
+            // Seen before it is known that there is no move: one that begins now freezes it anew.
+            let frozen = mover.places.frozen(&tenant).await?;
+            if mover.records.find(tenant.id).await?.is_none() {
+                // By a mover that was late, after its move was undone.
+                if let Some(seen) = frozen {
+                    mover.places.thaw(&tenant, seen).await?;
+                }
+                return Ok(Moved::BeforeThis);
+            }
         }
         let wanted = Move {
             tenant: tenant.id,
@@ -223,7 +228,10 @@ impl<'a> Moving<'a> {
         }
         let places = &self.mover.places;
         // An earlier attempt may have come this far.
-        if !places.are_same(&self.here, &self.there).await? {
+        if places.are_same(&self.here, &self.there).await? {
+            // Another process may be about to thaw what that one froze.
+            places.freeze(&self.here, &self.claimed.target).await?;
+        } else {
             places.drop_frozen(&self.there).await?;
             self.copy_anew(stopped, tell).await?;
         }
@@ -266,7 +274,7 @@ impl<'a> Moving<'a> {
 
     /// After the switch: opens the new place, clears the old one away.
     async fn finish(&self, tell: Tell<'_>) -> Result<(), MoveError> {
-        self.mover.places.thaw(&self.there).await?;
+        self.thaw(&self.there).await?;
         tell("changes are taken again".to_owned());
         tokio::time::sleep(GRACE).await;
         self.end(&self.here).await
@@ -277,8 +285,21 @@ impl<'a> Moving<'a> {
         if !self.mover.records.undo(&self.claimed).await? {
             return Err(MoveError::TakenOver);
         }
-        self.mover.places.thaw(&self.here).await?;
+        self.thaw(&self.here).await?;
         self.end(&self.there).await
+    }
+
+    /// Thaws what was frozen for this move. Seen before the claim is: whoever takes the move over
+    /// freezes anew, so what is thawed here is nobody else's.
+    async fn thaw(&self, place: &Tenant) -> Result<(), MoveError> {
+        let places = &self.mover.places;
+        while let Some(seen) = places.frozen(place).await? {
+            self.require_claim().await?;
+            if places.thaw(place, seen).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Clears a place away that is not the tenant's any more, or not yet.

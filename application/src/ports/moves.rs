@@ -48,6 +48,10 @@ impl Stage {
     }
 }
 
+/// The revision of a head that is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen(pub i64);
+
 /// The landlord's records of moves, each change on disk before it is answered.
 #[async_trait]
 pub trait MoveRecords: Send + Sync {
@@ -75,10 +79,14 @@ pub trait Places: Send + Sync {
     /// Whether both records name the same ledger: two shards may be one database, and a database
     /// of the tenant's own is one for all shards of a server.
     async fn are_one(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable>;
-    /// Freezes the ledger, because it is moved to a shard; after that it does not change.
+    /// Freezes the ledger, because it is moved to a shard; after that it does not change. One that
+    /// is frozen is frozen anew: nobody who saw it before can thaw it.
     async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable>;
-    /// Lets the ledger take appends.
-    async fn thaw(&self, here: &Tenant) -> Result<(), Unavailable>;
+    /// Whether the ledger is frozen, and since when; nothing if it is not there.
+    async fn frozen(&self, here: &Tenant) -> Result<Option<Frozen>, Unavailable>;
+    /// Lets the ledger take appends. `false` if it was frozen anew, or thawed, since it was seen;
+    /// nothing is changed then.
+    async fn thaw(&self, here: &Tenant, seen: Frozen) -> Result<bool, Unavailable>;
     /// Whether both ledgers are there and frozen, and are the same: head, counters, and the number
     /// of events and outcomes.
     async fn are_same(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable>;

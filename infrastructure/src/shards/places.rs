@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
-use application::ports::moves::Places;
+use application::ports::moves::{Frozen, Places};
 use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores, Unavailable};
 use application::tenants::{Isolation, Tenant};
@@ -48,9 +48,15 @@ impl Places for ShardPlaces {
         frozen.map_err(unavailable(WHAT))
     }
 
-    async fn thaw(&self, here: &Tenant) -> Result<(), Unavailable> {
+    async fn frozen(&self, here: &Tenant) -> Result<Option<Frozen>, Unavailable> {
         let place = self.shards.of_record(here).await?;
-        let thawed = place.shard.room(here.id).thaw().await;
+        let frozen = place.shard.room(here.id).frozen().await;
+        frozen.map_err(unavailable(WHAT))
+    }
+
+    async fn thaw(&self, here: &Tenant, seen: Frozen) -> Result<bool, Unavailable> {
+        let place = self.shards.of_record(here).await?;
+        let thawed = place.shard.room(here.id).thaw(seen).await;
         thawed.map_err(unavailable(WHAT))
     }
 

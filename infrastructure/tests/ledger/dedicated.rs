@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
+use application::ports::moves::Places;
 use application::ports::{Landlord, Random, TenantStores};
 use application::shards::{Shard, Shards, UrlReference};
 use application::tenants::{Directory, Isolation, Tenant};
@@ -15,6 +16,7 @@ use futures::future::join_all;
 use infrastructure::clock::SystemRandom;
 use infrastructure::database::Older;
 use infrastructure::landlord::{LandlordDatabase, connect};
+use infrastructure::shards::places::ShardPlaces;
 use infrastructure::shards::{ConnectedShards, Node, pool};
 use infrastructure::tenants::SchemaStores;
 use sqlx::postgres::PgConnectOptions;
@@ -74,21 +76,8 @@ fn node(
     shards: Vec<Shard>,
     tenant: &Tenant,
 ) -> SchemaStores {
-    let node = Node {
-        id: SystemRandom.id(),
-        store: store.clone(),
-        doorbell: Doorbell::default(),
-        connections_max: 4,
-        dedicated_connections_max: 2,
-    };
-    let connected = ConnectedShards::new(
-        node,
-        Arc::clone(landlord) as _,
-        Arc::new(Shards::new(shards)),
-        Arc::new(Directory::new(vec![tenant.clone()])),
-    );
     SchemaStores::new(
-        Arc::new(connected),
+        connected(store, landlord, shards, tenant),
         LandlordNews::default(),
         8,
         WAITING_MAX,
@@ -96,6 +85,28 @@ fn node(
         Arc::<TestClock>::default(),
         Doorbell::default(),
     )
+}
+
+/// Its connections.
+fn connected(
+    store: &PgConnectOptions,
+    landlord: &Arc<LandlordDatabase>,
+    shards: Vec<Shard>,
+    tenant: &Tenant,
+) -> Arc<ConnectedShards> {
+    let node = Node {
+        id: SystemRandom.id(),
+        store: store.clone(),
+        doorbell: Doorbell::default(),
+        connections_max: 4,
+        dedicated_connections_max: 2,
+    };
+    Arc::new(ConnectedShards::new(
+        node,
+        Arc::clone(landlord) as _,
+        Arc::new(Shards::new(shards)),
+        Arc::new(Directory::new(vec![tenant.clone()])),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,4 +137,33 @@ async fn a_shard_that_this_node_has_not_heard_of_is_asked_for() {
     let tenant = tenant(Isolation::Shared);
     let node = node(&store, &landlord, vec![], &tenant);
     node.create(tenant.id).await.expect("made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_is_not_thawed_by_who_has_not_seen_it_frozen_anew() {
+    let (store, landlord) = landlord().await;
+    let tenant = tenant(Isolation::Shared);
+    let shards = connected(&store, &landlord, vec![main()], &tenant);
+    let places = ShardPlaces::new(shards, Arc::<TestClock>::default());
+    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
+    let node = node(&store, &landlord, vec![main()], &tenant);
+    node.create(tenant.id).await.expect("made");
+    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
+    let mut seen = Vec::new();
+    for mover in ["first", "second"] {
+        let frozen = places.freeze(&tenant, &slug(mover)).await;
+        frozen.expect("frozen");
+        seen.push(
+            places
+                .frozen(&tenant)
+                .await
+                .expect("asked")
+                .expect("frozen"),
+        );
+    }
+    for (seen, thaws) in [(seen[0], false), (seen[1], true), (seen[1], false)] {
+        let thawed = places.thaw(&tenant, seen).await;
+        assert_eq!(thawed.expect("asked"), thaws);
+    }
+    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
 }

@@ -4,10 +4,12 @@
 //! Freezing moves the head's revision, so an append that was decided before it stores nothing, and
 //! one that is decided after it is refused.
 
+use application::ports::moves::Frozen;
 use domain::ids::Slug;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::restore::LOCK_FILLED;
+use crate::patience::limited;
 use crate::shard::Room;
 use crate::shard::schema::is_missing;
 
@@ -17,29 +19,46 @@ use crate::shard::schema::is_missing;
 struct NotFrozen(String);
 
 impl Room {
-    /// Freezes the ledger, because it is moved to a shard. One that is frozen stays so.
+    /// Freezes the ledger, because it is moved to a shard. One that is frozen stays so, at another
+    /// revision.
     pub(crate) async fn freeze(&self, to: &Slug) -> Result<(), sqlx::Error> {
         let freeze = format!(
-            "update {} set moved_to = $1, revision = revision + 1 \
-             where id = 1 and moved_to is null",
+            "update {} set moved_to = $1, revision = revision + 1 where id = 1",
             self.schema().table("head")
         );
         let mut connection = self.connection().await?;
         let freeze = sqlx::query(&freeze).bind(to.as_str());
-        let frozen = freeze.execute(connection.work()).await;
+        let frozen = limited(freeze.execute(connection.work())).await;
         connection.done(frozen).map(drop)
     }
 
-    /// Lets the ledger take appends.
-    pub(crate) async fn thaw(&self) -> Result<(), sqlx::Error> {
+    /// The revision at which the ledger is frozen; nothing if it is not, or not there.
+    pub(crate) async fn frozen(&self) -> Result<Option<Frozen>, sqlx::Error> {
+        let head = self.schema().table("head");
+        let frozen = format!("select revision from {head} where id = 1 and moved_to is not null");
+        let asked = async {
+            let mut connection = self.connection().await?;
+            let frozen = sqlx::query_scalar(&frozen);
+            let frozen = limited(frozen.fetch_optional(connection.work())).await;
+            connection.done(frozen)
+        };
+        match asked.await {
+            Err(error) if is_missing(&error) => Ok(None),
+            frozen => Ok(frozen?.map(Frozen)),
+        }
+    }
+
+    /// Lets the ledger take appends, if it is as it was seen.
+    pub(crate) async fn thaw(&self, seen: Frozen) -> Result<bool, sqlx::Error> {
         let thaw = format!(
             "update {} set moved_to = null, revision = revision + 1 \
-             where id = 1 and moved_to is not null",
+             where id = 1 and moved_to is not null and revision = $1",
             self.schema().table("head")
         );
         let mut connection = self.connection().await?;
-        let thawed = sqlx::query(&thaw).execute(connection.work()).await;
-        connection.done(thawed).map(drop)
+        let thaw = sqlx::query(&thaw).bind(seen.0);
+        let thawed = limited(thaw.execute(connection.work())).await;
+        Ok(connection.done(thawed)?.rows_affected() == 1)
     }
 
     /// All that two copies of a ledger have in common; nothing if it is not there, or not frozen.

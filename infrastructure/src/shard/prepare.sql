@@ -9,14 +9,19 @@ begin
             when duplicate_object or unique_violation then null;
         end;
     end if;
-    -- From 16 on it is the membership that inherits or not, before it is the member.
-    if current_setting('server_version_num')::integer < 160000 then
-        if not pg_has_role('{role}', 'member') then
-            grant {role} to current_user;
+    begin
+        -- From 16 on it is the membership that inherits or not, before it is the member.
+        if current_setting('server_version_num')::integer < 160000 then
+            if not pg_has_role('{role}', 'member') then
+                grant {role} to current_user;
+            end if;
+        elsif not pg_has_role('{role}', 'set') then
+            execute 'grant {role} to current_user with inherit false, set true';
         end if;
-    elsif not pg_has_role('{role}', 'set') then
-        execute 'grant {role} to current_user with inherit false, set true';
-    end if;
+    exception
+        -- In another database at the same time; whoever lacks it cannot enter the role.
+        when unique_violation or internal_error then null;
+    end;
     if to_regnamespace('{schema}') is null then
         create schema {schema} authorization {role};
     end if;

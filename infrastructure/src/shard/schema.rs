@@ -11,7 +11,7 @@ use super::Room;
 use crate::database::{Older, is_older};
 #[cfg(doc)]
 use crate::database::{SchemaTooNew, SchemaTooOld};
-use crate::patience::limited;
+use crate::patience::{STEP_MAX, WHOLE_LEDGER_MAX, limited, limited_to};
 
 /// Without the migrator's own lock, which is the whole database's: see [`Schema::migrate`].
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
@@ -24,7 +24,7 @@ static LOGIN: &str = include_str!("login.sql");
 static PREPARE: &str = include_str!("prepare.sql");
 
 /// How long a migration waits for a lock: of another node that migrates, or of appends.
-const LOCK_WAIT_MAX: &str = "30s";
+pub(crate) const LOCK_WAIT_MAX: &str = "30s";
 
 /// The schema of a tenant's tables, and the tenant's role, to which it belongs. Made from the
 /// tenant's id only, so it can stand in a statement.
@@ -72,13 +72,14 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// What PostgreSQL says; for a role that lacks something (42501), what it lacks.
+    /// What PostgreSQL says; for a role that lacks something (42501), what it lacks. A server that
+    /// says nothing is given up, whatever the step.
     pub async fn migrate(&self, shard: &PgConnectOptions) -> Result<(), sqlx::Error> {
         let options = shard.clone().options([("lock_timeout", LOCK_WAIT_MAX)]);
-        let mut connection = options.connect().await?;
+        let mut connection = limited(options.connect()).await?;
         let made = self.make(&mut connection).await;
         // What went wrong in the making says more than what goes wrong in the closing.
-        let _ = connection.close().await;
+        let _ = limited(connection.close()).await;
         made
     }
 
@@ -106,6 +107,12 @@ impl Schema {
     }
 
     async fn make(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        limited_to(STEP_MAX, self.prepare(connection)).await?;
+        let migrated = async { Ok::<_, sqlx::Error>(MIGRATOR.run_direct(connection).await?) };
+        limited_to(WHOLE_LEDGER_MAX, migrated).await
+    }
+
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         // Two nodes at once need a lock: what is there is looked for before it is made. It ends
         // with the connection, however that ends.
         sqlx::query("select pg_advisory_lock(hashtextextended($1, 0))")
@@ -117,8 +124,7 @@ impl Schema {
             .replace("{schema}", &self.name)
             .replace("{role}", &self.role);
         connection.execute(prepare.as_str()).await?;
-        self.settle(connection).await?;
-        Ok(MIGRATOR.run_direct(connection).await?)
+        self.settle(connection).await
     }
 
     /// Enters the schema for good, so that names need not be qualified and what is made belongs to

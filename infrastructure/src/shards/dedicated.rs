@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use domain::ids::{Slug, TenantId};
 
 use super::*;
+use crate::patience::{STEP_MAX, limited, limited_to};
 use crate::shard::schema::Schema;
 
 /// How often a database is tried to be dropped: a node that does not use the
@@ -53,10 +54,11 @@ impl Place {
         let Some(shard) = &self.beside else {
             return Ok(());
         };
-        let mut connection = shard.connect().await?;
-        let made = make_database(&mut connection, schema.name()).await;
+        let mut connection = limited(shard.connect()).await?;
+        let made = make_database(&mut connection, schema.name());
+        let made = limited_to(STEP_MAX, made).await;
         // What went wrong in the making says more than what goes wrong in the closing.
-        let _ = connection.close().await;
+        let _ = limited(connection.close()).await;
         made
     }
 }
@@ -85,9 +87,10 @@ impl Place {
 }
 
 async fn execute(database: &PgConnectOptions, statement: &str) -> Result<(), sqlx::Error> {
-    let mut connection = database.connect().await?;
-    let done = sqlx::query(statement).execute(&mut connection).await;
-    let _ = connection.close().await;
+    let mut connection = limited(database.connect()).await?;
+    let done = sqlx::query(statement).execute(&mut connection);
+    let done = limited_to(STEP_MAX, done).await;
+    let _ = limited(connection.close()).await;
     done.map(drop)
 }
 

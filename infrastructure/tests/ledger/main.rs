@@ -3,6 +3,7 @@
 //! `conformance` asks only for a ledger under test, so a second engine runs the same sentences.
 //! Nothing here sleeps: what is waited for is the answer to an append queued later.
 
+mod at_once;
 #[path = "../../../tests/servers/postgres.rs"]
 mod cluster;
 mod conformance;
@@ -13,6 +14,7 @@ mod properties;
 mod restore;
 mod rooms;
 mod sentences;
+mod silence;
 mod sqlite;
 mod stores;
 mod world;

@@ -29,7 +29,7 @@ use crate::postgres::PostgresUnderTest;
 use crate::world::*;
 
 /// Somewhere to carry a ledger to.
-trait Destination: Sized {
+pub trait Destination: Sized {
     async fn new(tenant: TenantId) -> Self;
     async fn restore(&self) -> Result<Box<dyn RestoringStore>, RestoreError>;
     async fn open(&self, clock: &Arc<TestClock>) -> Arc<dyn Ledger>;
@@ -83,7 +83,7 @@ impl Destination for Directory {
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct InShard {
+pub struct InShard {
     tenant: TenantId,
     options: PgConnectOptions,
 }
@@ -132,14 +132,14 @@ impl Destination for InShard {
 
 /// Everything that is carried.
 #[derive(Clone)]
-struct Carried {
+pub struct Carried {
     events: Vec<StoredEvent>,
     outcomes: Vec<StoredOutcome>,
-    end: LedgerEnd,
+    pub end: LedgerEnd,
 }
 
 impl Carried {
-    async fn from(ledger: &dyn Ledger) -> Self {
+    pub async fn from(ledger: &dyn Ledger) -> Self {
         let mut outcomes = Vec::new();
         let mut from = None;
         loop {
@@ -174,7 +174,7 @@ impl Carried {
         }
     }
 
-    async fn fill(&self, store: &mut dyn RestoringStore) -> Result<(), RestoreError> {
+    pub async fn fill(&self, store: &mut dyn RestoringStore) -> Result<(), RestoreError> {
         for some in self.events.chunks(300) {
             store.add_events(some).await?;
         }

@@ -12,7 +12,8 @@ use super::super::restore::{
     Filling, ROWS_MAX, Restoring, failed, insert_events, insert_outcomes, update_head,
 };
 use super::super::{HeadRow, StoreError};
-use crate::shard::schema::Schema;
+use crate::patience::{STEP_MAX, WHOLE_LEDGER_MAX, limited, limited_to};
+use crate::shard::schema::{LOCK_WAIT_MAX, Schema};
 
 /// Held for as long as the connection lives, by whoever fills the schema.
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended($1, 1))";
@@ -53,8 +54,8 @@ pub async fn restore_frozen(
     };
     let frozen = sqlx::query("update head set moved_to = $1 where id = 1")
         .bind(to.as_str())
-        .execute(&mut filling.connection)
-        .await;
+        .execute(&mut filling.connection);
+    let frozen = limited(frozen).await;
     frozen.map_err(|error| failed(StoreError::from(error)))?;
     Ok(Box::new(Restoring::new(tenant, filling)))
 }
@@ -73,10 +74,11 @@ impl SchemaBeside {
     /// Nothing, if somebody else fills it.
     async fn begin(schema: Schema, shard: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
         let filled = schema.filled();
-        let mut connection = shard.connect().await?;
+        let options = shard.clone().options([("lock_timeout", LOCK_WAIT_MAX)]);
+        let mut connection = limited(options.connect()).await?;
         let locked = sqlx::query_scalar(LOCK).bind(filled.name());
-        if !locked.fetch_one(&mut connection).await? {
-            connection.close().await?;
+        if !limited(locked.fetch_one(&mut connection)).await? {
+            limited(connection.close()).await?;
             return Ok(None);
         }
         let mut begun = Self {
@@ -86,7 +88,7 @@ impl SchemaBeside {
         };
         // An earlier attempt's; who may drop it is made if it was not there.
         begun.filled.migrate(shard).await?;
-        begun.filled.settle(&mut begun.connection).await?;
+        limited(begun.filled.settle(&mut begun.connection)).await?;
         begun.drop_filled().await?;
         begun.filled.migrate(shard).await?;
         Ok(Some(begun))
@@ -98,59 +100,68 @@ impl SchemaBeside {
         let (filled, schema) = (self.filled.name(), self.schema.name());
         let (role, enter) = (self.schema.role(), self.schema.set_role());
         let current = "select quote_ident(current_database())";
-        let database: String = sqlx::query_scalar(current)
-            .fetch_one(&mut self.connection)
-            .await?;
+        let database = sqlx::query_scalar(current).fetch_one(&mut self.connection);
+        let database: String = limited(database).await?;
+        // Two grants on a database at once: one of them fails.
         let rename = format!(
-            "begin; reset role; grant create on database {database} to {role}; {enter}; \
+            "begin; select pg_advisory_xact_lock(hashtextextended('grants', 2)); \
+             reset role; grant create on database {database} to {role}; {enter}; \
              alter schema {filled} rename to {schema}; \
              reset role; revoke create on database {database} from {role}; commit"
         );
-        let renamed = self.connection.execute(rename.as_str()).await;
+        let renamed = self.connection.execute(rename.as_str());
+        let renamed = limited_to(STEP_MAX, renamed).await;
         if renamed.is_err() {
-            self.connection.execute("rollback").await?;
+            limited(self.connection.execute("rollback")).await?;
         }
         renamed.map(drop)
     }
 
     async fn drop_filled(&mut self) -> Result<(), StoreError> {
         let drop = format!("drop schema if exists {} cascade", self.filled.name());
-        sqlx::query(&drop).execute(&mut self.connection).await?;
+        let dropped = sqlx::query(&drop).execute(&mut self.connection);
+        limited_to(STEP_MAX, dropped).await?;
         Ok(())
     }
 }
 
 impl Filling for SchemaBeside {
     async fn events(&mut self, events: &[StoredEvent]) -> Result<(), StoreError> {
-        let mut transaction = self.connection.begin().await?;
-        for some in events.chunks(ROWS_MAX) {
-            insert_events::<Postgres>(some, "::json")
-                .build()
-                .execute(&mut *transaction)
-                .await?;
-        }
-        Ok(transaction.commit().await?)
+        let stored = async {
+            let mut transaction = self.connection.begin().await?;
+            for some in events.chunks(ROWS_MAX) {
+                insert_events::<Postgres>(some, "::json")
+                    .build()
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            Ok(transaction.commit().await?)
+        };
+        limited_to(STEP_MAX, stored).await
     }
 
     async fn outcomes(&mut self, outcomes: &[StoredOutcome]) -> Result<(), StoreError> {
-        let mut transaction = self.connection.begin().await?;
-        for some in outcomes.chunks(ROWS_MAX) {
-            insert_outcomes::<Postgres>(some)
-                .build()
-                .execute(&mut *transaction)
-                .await?;
-        }
-        Ok(transaction.commit().await?)
+        let stored = async {
+            let mut transaction = self.connection.begin().await?;
+            for some in outcomes.chunks(ROWS_MAX) {
+                insert_outcomes::<Postgres>(some)
+                    .build()
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            Ok(transaction.commit().await?)
+        };
+        limited_to(STEP_MAX, stored).await
     }
 
     async fn finds(&mut self, query: &str) -> Result<bool, StoreError> {
         let found = sqlx::query_scalar(query).fetch_one(&mut self.connection);
-        Ok(found.await?)
+        Ok(limited_to(WHOLE_LEDGER_MAX, found).await?)
     }
 
     async fn head(&mut self, head: &HeadRow) -> Result<(), StoreError> {
         let mut update = update_head::<Postgres>(head);
-        update.build().execute(&mut self.connection).await?;
+        limited(update.build().execute(&mut self.connection)).await?;
         Ok(())
     }
 
@@ -158,7 +169,7 @@ impl Filling for SchemaBeside {
         match self.rename().await {
             Ok(()) => {
                 // The connection has served; what it says in parting changes nothing.
-                let _ = self.connection.close().await;
+                let _ = limited(self.connection.close()).await;
                 Ok(Ok(()))
             }
             Err(sqlx::Error::Database(error))
@@ -177,11 +188,11 @@ impl Filling for SchemaBeside {
         let found = sqlx::query_scalar(&is_stored)
             .bind(to_i64(position))
             .bind(hash.as_bytes().as_slice());
-        Ok(found.fetch_one(&mut self.connection).await?)
+        Ok(limited(found.fetch_one(&mut self.connection)).await?)
     }
 
     async fn discard(mut self) -> Result<(), StoreError> {
         self.drop_filled().await?;
-        Ok(self.connection.close().await?)
+        Ok(limited(self.connection.close()).await?)
     }
 }

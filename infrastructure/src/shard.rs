@@ -199,13 +199,19 @@ impl Room {
         entered.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// A connection in this room that is none of the shard's, for work that keeps it for long.
+    /// A connection in this room that is none of the shard's, for work that keeps it for long:
+    /// the server does not limit how long a statement takes.
     ///
     /// # Errors
     ///
     /// As [`Self::connection`].
     pub async fn separate(&self) -> Result<PgConnection, sqlx::Error> {
-        let opened = timeout(self.shard.acquire_max, self.open()).await;
+        let open = async {
+            let mut connection = self.open().await?;
+            connection.execute("set statement_timeout = 0").await?;
+            Ok(connection)
+        };
+        let opened = timeout(self.shard.acquire_max, open).await;
         opened.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 

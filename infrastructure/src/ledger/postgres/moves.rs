@@ -9,7 +9,7 @@ use domain::ids::Slug;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::restore::LOCK_FILLED;
-use crate::patience::limited;
+use crate::patience::{WHOLE_LEDGER_MAX, limited, limited_to};
 use crate::shard::Room;
 use crate::shard::schema::is_missing;
 
@@ -72,10 +72,12 @@ impl Room {
              from {head} where id = 1 and moved_to is not null"
         );
         let asked = async {
-            let mut connection = self.connection().await?;
+            let mut connection = self.separate().await?;
             let summary = sqlx::query_scalar(&summary);
-            let summary = summary.fetch_optional(connection.work()).await;
-            connection.done(summary)
+            let summary = summary.fetch_optional(&mut connection);
+            let summary = limited_to(WHOLE_LEDGER_MAX, summary).await;
+            let _ = limited(connection.close()).await;
+            summary
         };
         match asked.await {
             Err(error) if is_missing(&error) => Ok(None),
@@ -86,12 +88,13 @@ impl Room {
     /// Drops the schema if it is there and frozen; also what was filled to become it. Whether there
     /// is nothing of it any more.
     pub(crate) async fn drop_frozen(&self) -> Result<(), sqlx::Error> {
-        let mut connection = match self.connection().await {
+        let mut connection = match self.separate().await {
             Err(error) if is_missing(&error) => return Ok(()),
             connection => connection?,
         };
-        let dropped = self.drop_on(connection.work()).await;
-        connection.done(dropped)
+        let dropped = limited_to(WHOLE_LEDGER_MAX, self.drop_on(&mut connection)).await;
+        let _ = limited(connection.close()).await;
+        dropped
     }
 
     async fn drop_on(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {

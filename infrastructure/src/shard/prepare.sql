@@ -15,7 +15,9 @@ begin
             if not pg_has_role('{role}', 'member') then
                 grant {role} to current_user;
             end if;
-        elsif not pg_has_role('{role}', 'set') then
+        -- Whoever makes a role may be set up to inherit from it; a superuser has every role.
+        elsif not pg_has_role('{role}', 'set') or pg_has_role('{role}', 'usage')
+            and not (select rolsuper from pg_roles where rolname = current_user) then
             execute 'grant {role} to current_user with inherit false, set true';
         end if;
     exception

@@ -132,6 +132,22 @@ async fn a_connection_that_serves_tenants_in_turn_is_always_in_the_room_of_the_o
     join_all((0..20).map(serve)).await;
 }
 
+/// A ledger of any size is copied, counted and built anew on one.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_separate_connection_may_take_its_time() {
+    let options = Cluster::shared().shard();
+    let options = options.options([("statement_timeout", "60s")]);
+    let shard = Shard::new(options, 1, A_WHILE, A_WHILE);
+    let [tenant, _] = tenants(&shard).await;
+    let room = shard.room(tenant);
+    let mut separate = room.separate().await.expect("a connection");
+    let mut connection = room.connection().await.expect("a connection");
+    for (connection, limit) in [(&mut separate, "0"), (connection.work(), "1min")] {
+        let found = sqlx::query_scalar::<_, String>("show statement_timeout");
+        assert_eq!(found.fetch_one(connection).await.expect("shown"), limit);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_not_entered_again_by_a_connection_that_is_in_it() {
     let shard = shard(1);
@@ -290,6 +306,33 @@ async fn a_tenant_has_one_role_in_two_databases_of_a_cluster() {
     for options in databases {
         let shard = Shard::new(options, 1, A_WHILE, A_WHILE);
         assert_eq!(who(&shard.room(tenant)).await.1, name(tenant));
+    }
+}
+
+/// From 16 on a server may be set up so that whoever makes a role inherits from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_inherits_from_what_it_makes_is_refused_in_no_room() {
+    let login = format!("login_{}", SystemRandom.id().simple());
+    let mut outside = Cluster::shared().options().connect().await.expect("one");
+    let create = format!(
+        "create role {login} login noinherit createrole; \
+         grant create on database postgres to {login}"
+    );
+    outside.execute(&*create).await.expect("a role");
+    let version = "select current_setting('server_version_num')::integer";
+    let version: i32 = sqlx::query_scalar(version)
+        .fetch_one(&mut outside)
+        .await
+        .expect("a version");
+    if version >= 160_000 {
+        let inherit = format!("alter role {login} set createrole_self_grant = 'set, inherit'");
+        outside.execute(&*inherit).await.expect("set");
+    }
+    let options = Cluster::shared().shard().username(&login);
+    let tenant = tenant_in(&options, &Shard::new(options.clone(), 1, A_WHILE, A_WHILE)).await;
+    let mut connection = options.connect().await.expect("a connection");
+    for statement in trespasses(tenant) {
+        assert_refused(&mut connection, &statement).await;
     }
 }
 

@@ -85,7 +85,7 @@ pub enum Tenants {
         file: PathBuf,
     },
     /// Move a tenant to another shard, while it is served; its changes are answered 503 while the
-    /// last part is copied. What was interrupted is finished by the same command, or undone by
+    /// latest events and all remembered answers are copied and the cards are built. What was interrupted is finished by the same command, or undone by
     /// naming the shard that the tenant comes from
     Move {
         /// Its id or slug

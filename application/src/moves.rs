@@ -3,7 +3,7 @@
 //! ```text
 //! copy what is there           appends go on
 //! freeze the old ledger        appends are answered 503; reads go on
-//! copy the rest, verify        the copy is frozen too
+//! copy the rest, verify        and all outcomes; the copy is frozen too
 //! build the read models
 //! switch the landlord's record nodes hear of it
 //! thaw the new ledger          appends go on, there

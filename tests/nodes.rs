@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::client::id;
+use crate::support::cluster::Cluster;
+use crate::support::proxy::{Fate, Proxy, Which};
 use crate::support::recount::{everything_agrees, history};
 use crate::support::store::Database;
 use crate::support::{Answer, Client, DEADLINE, Options, Service, Store, eventually, unique};
@@ -188,4 +190,72 @@ async fn a_command_repeated_on_another_node_has_its_first_outcome() {
         }
     }
     three.all_agree().await;
+}
+
+/// Two nodes of which the first is about to die: it can tell the other nothing any more.
+struct Dying {
+    first: Service,
+    second: Service,
+    proxy: Proxy,
+}
+
+impl Dying {
+    async fn with(second: Options) -> Self {
+        let cluster = Arc::new(Cluster::start_unsynced());
+        let database = Database::within(&cluster);
+        let proxy = Proxy::before(cluster.socket()).await;
+        let way = Options::default().by_way_of(proxy.url(database.name()));
+        let store = Arc::new(Store::Database(database));
+        let first = Service::node_of(&store, way);
+        let second = Service::node_of(&store, second);
+        Self {
+            first,
+            second,
+            proxy,
+        }
+    }
+
+    /// A tenant, and its client of the second node, which has heard of a card.
+    async fn tenant(&self) -> (Client, Client) {
+        let tenant = self.first.tenant("free").await;
+        let of_second = tenant.clone().at(self.second.base());
+        seen(&of_second, 0).await;
+        let body = json!({ "holder": { "name": "Before" } });
+        let issued = tenant.post("/v1/cards", &body).await;
+        seen(&of_second, issued.expect(201).position()).await;
+        (tenant, of_second)
+    }
+
+    /// The first node issues a card, and is killed before it can say so; the last position.
+    async fn issue_and_die(&mut self, tenant: &Client) -> u64 {
+        self.proxy.decide(Which::Notifying, Fate::Silent);
+        let body = json!({ "holder": { "name": "Last words" } });
+        let issued = tenant.post("/v1/cards", &body).await;
+        self.first.kill();
+        issued.expect(201).position()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_did_before_it_was_cut_off_and_killed_is_found_by_the_others() {
+    let options = Options::default().with("SWEEP_INTERVAL_S", 1);
+    let mut nodes = Dying::with(options).await;
+    let (tenant, of_second) = nodes.tenant().await;
+    let position = nodes.issue_and_die(&tenant).await;
+    seen(&of_second, position).await;
+    assert_eq!(of_second.all("/v1/cards").await.len(), 2);
+    everything_agrees(&nodes.second, &of_second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_opened_again_is_read_although_nobody_rang_for_it() {
+    let options = Options::default().with("OPEN_TENANTS_MAX", 1);
+    let mut nodes = Dying::with(options).await;
+    let (tenant, of_second) = nodes.tenant().await;
+    // Closes the first one's store.
+    let (_, other) = nodes.tenant().await;
+    assert_eq!(other.all("/v1/cards").await.len(), 1);
+    let position = nodes.issue_and_die(&tenant).await;
+    let list = format!("/v1/cards?at_least={position}");
+    assert_eq!(of_second.all(&list).await.len(), 2);
 }

@@ -196,6 +196,10 @@ pub struct Limits {
     #[arg(long = "ready-lag-max-s", env = "READY_LAG_MAX_S", global = true, value_name = "READY_LAG_MAX_S", default_value = "30", value_parser = seconds)]
     pub ready_lag_max: Duration,
 
+    /// Seconds between looks for what was missed: rings that were lost, tenants left half made
+    #[arg(long = "sweep-interval-s", env = "SWEEP_INTERVAL_S", global = true, value_name = "SWEEP_INTERVAL_S", default_value = "60", value_parser = seconds)]
+    pub sweep_interval: Duration,
+
     /// Changes that may wait for one tenant's ledger; more are answered 503 with Retry-After
     #[arg(long = "appends-waiting-max", env = "APPENDS_WAITING_MAX", global = true, value_name = "APPENDS_WAITING_MAX", default_value = "2048", value_parser = at_least_one)]
     pub appends_waiting_max: usize,

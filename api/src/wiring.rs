@@ -112,7 +112,13 @@ impl Service {
         let subscribers: Vec<Arc<dyn Subscriber>> =
             vec![adapters.cards, Arc::clone(&overviews) as _];
         let stores = adapters.stores;
-        let subscribers = Subscribers::new(subscribers, Arc::clone(&stores), &clock, doorbell);
+        let subscribers = Subscribers::new(
+            subscribers,
+            Arc::clone(&stores),
+            &clock,
+            doorbell,
+            limits.sweep_interval,
+        );
         let application = Application {
             clock,
             random: Arc::new(SystemRandom),
@@ -181,13 +187,11 @@ impl Service {
 
     /// Starts subscribers and timer, and finishes tenants that a crash left half made.
     pub async fn start(&self) {
-        let tenants = self.application.directory.all();
-        let (ready, half_made): (Vec<_>, Vec<_>) =
-            tenants.into_iter().partition(|tenant| tenant.ready);
+        let directory = &self.application.directory;
         // First the subscribers: a store rings once when it is opened, and they must hear it.
-        let ready = ready.iter().map(|tenant| tenant.id).collect();
-        self.application.subscribers.start(ready);
-        for tenant in half_made {
+        self.application.subscribers.start(directory);
+        let tenants = directory.all();
+        for tenant in tenants.into_iter().filter(|tenant| !tenant.ready) {
             self.finish_provisioning(&tenant).await;
         }
         let timer = run_timer(Arc::clone(&self.application), self.stop.clone());

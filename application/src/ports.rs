@@ -84,8 +84,8 @@ pub trait TenantStores: Send + Sync {
     async fn create(&self, tenant: TenantId) -> Result<(), Unavailable>;
     /// Begins to make the store of a tenant, who has none, out of a history from elsewhere.
     async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError>;
-    /// The heads of the stores that are open, from memory.
-    fn heads(&self) -> Vec<(TenantId, Position)>;
+    /// The tenants whose stores are open.
+    fn open_tenants(&self) -> Vec<TenantId>;
 }
 
 /// A tenant's store, open.

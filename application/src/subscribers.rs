@@ -3,10 +3,11 @@
 //! A subscriber is a name, a checkpoint and a handler (see [`Subscriber`]). For each subscriber
 //! one task listens to the [`Doorbell`]; for each tenant that was rung for, one short-lived task
 //! reads the ledger from the checkpoint on and hands over the events until none is left. Idle
-//! tenants have no task, and nothing polls: the one timer here is a slow safety sweep over
-//! memory, whose finds are counted and should stay 0.
+//! tenants have no task, and nothing polls: the one timer here is a slow safety sweep, whose finds
+//! are counted and should stay 0.
 
 mod follower;
+mod sweep;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use domain::ids::{Position, TenantId};
 use futures::stream::{self, StreamExt};
-use metrics::counter;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,11 @@ use tokio_util::task::TaskTracker;
 
 use self::follower::Follower;
 pub use self::follower::{FollowerState, Progress};
+use self::sweep::Sweep;
 use crate::doorbell::Doorbell;
 use crate::error::Error;
 use crate::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores};
+use crate::tenants::Directory;
 
 /// The cards read model.
 pub const CARDS: &str = "cards";
@@ -39,14 +41,13 @@ const BEYOND_HEAD_AT_A_TIME: usize = 64;
 const TENANTS_AT_A_TIME: usize = 16;
 /// How many stores are opened at a time to catch up at the start.
 const CATCH_UP_AT_A_TIME: usize = 4;
-/// How often open stores are looked over for a ring that was lost.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Drives the subscribers.
 pub struct Subscribers {
     lines: HashMap<&'static str, Arc<Line>>,
     stores: Arc<dyn TenantStores>,
     doorbell: Doorbell,
+    sweep_interval: Duration,
     beyond_head: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -64,12 +65,14 @@ struct Line {
 }
 
 impl Subscribers {
-    /// Subscribers that stand still until [`Self::start`].
+    /// Subscribers that stand still until [`Self::start`]. Every `sweep_interval` the ledgers are
+    /// looked at for rings that were lost.
     pub fn new(
         subscribers: Vec<Arc<dyn Subscriber>>,
         stores: Arc<dyn TenantStores>,
         clock: &Arc<dyn Clock>,
         doorbell: Doorbell,
+        sweep_interval: Duration,
     ) -> Self {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -89,15 +92,16 @@ impl Subscribers {
             lines: subscribers.into_iter().map(line).collect(),
             stores,
             doorbell,
+            sweep_interval,
             beyond_head: Semaphore::new(BEYOND_HEAD_AT_A_TIME),
             stop,
             tasks,
         }
     }
 
-    /// Begins to listen, and catches up with every one of `tenants` in the background: a store
+    /// Begins to listen, and catches up with every tenant that is ready in the background: a store
     /// rings for itself when it is opened.
-    pub fn start(&self, tenants: Vec<TenantId>) {
+    pub fn start(&self, directory: &Arc<Directory>) {
         for line in self.lines.values() {
             let mailbox = self.doorbell.listen();
             let line = Arc::clone(line);
@@ -114,15 +118,21 @@ impl Subscribers {
                 }
             });
         }
+        let all = directory.all();
+        let ready = all.iter().filter(|tenant| tenant.ready);
         self.tasks.spawn(catch_up(
             Arc::clone(&self.stores),
-            tenants,
+            ready.map(|tenant| tenant.id).collect(),
             self.doorbell.clone(),
             self.stop.clone(),
         ));
-        let lines: Vec<_> = self.lines.values().cloned().collect();
-        self.tasks
-            .spawn(sweep(Arc::clone(&self.stores), lines, self.stop.clone()));
+        let sweep = Sweep {
+            stores: Arc::clone(&self.stores),
+            lines: self.lines.values().cloned().collect(),
+            directory: Arc::clone(directory),
+            interval: self.sweep_interval,
+        };
+        self.tasks.spawn(sweep.run(self.stop.clone()));
     }
 
     /// Stops after the events in hand, and waits for that.
@@ -292,24 +302,5 @@ async fn catch_up(
     tokio::select! {
         () = stop.cancelled() => {}
         () = opened => {}
-    }
-}
-
-/// Looks for ledgers that a subscriber is behind although nothing rang.
-async fn sweep(stores: Arc<dyn TenantStores>, lines: Vec<Arc<Line>>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-        }
-        for (tenant, head) in stores.heads() {
-            for line in &lines {
-                if line.follower(tenant).is_idle_behind(head) {
-                    counter!("subscriber_sweep_finds_total", "subscriber" => line.subscriber.name())
-                        .increment(1);
-                    line.rung(tenant, head);
-                }
-            }
-        }
     }
 }

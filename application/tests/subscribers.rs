@@ -3,8 +3,9 @@
 //! The ledger here is a list and the subscriber a script, because no real one fails on command.
 //! Time is tokio's paused clock, so pauses between tries take none.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use application::cards::{Card, CardFilter, CardPage};
 use application::doorbell::Doorbell;
@@ -16,7 +17,7 @@ use application::ports::{
     Unavailable,
 };
 use application::subscribers::{FollowerState, Progress, Subscribers};
-use application::tenants::Tenant;
+use application::tenants::{Directory, Isolation, Tenant};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use cqrs_es::persist::SerializedEvent;
@@ -29,6 +30,7 @@ use domain::usage::Usage;
 use uuid::Uuid;
 
 const NAME: &str = "scripted";
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
 async fn every_event_is_handled_once_and_in_order() {
@@ -43,7 +45,7 @@ async fn every_event_is_handled_once_and_in_order() {
 async fn what_was_appended_before_the_start_is_handled_after_it() {
     let house = House::before_start(vec![]);
     house.append(3);
-    house.subscribers.start(vec![house.store.tenant]);
+    house.start();
     house.reached(3).await.expect("caught up");
     assert_eq!(house.handled(), [1, 2, 3]);
 }
@@ -55,7 +57,7 @@ async fn an_unreachable_dependency_is_tried_again_for_as_long_as_it_takes() {
     house.ring();
     while house.handled().is_empty() {
         tokio::task::yield_now().await;
-        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
     }
     house.reached(1).await.expect("caught up");
     assert_eq!(house.progress().last_error, None);
@@ -115,7 +117,7 @@ async fn a_store_that_cannot_be_opened_is_behind_until_it_can() {
     let house = House::before_start(vec![]);
     house.append(3);
     house.stores.shut(true);
-    house.subscribers.start(vec![house.store.tenant]);
+    house.start();
     house.until(FollowerState::Retrying).await;
     let progress = house.progress();
     assert_eq!(progress.checkpoint, None);
@@ -124,7 +126,7 @@ async fn a_store_that_cannot_be_opened_is_behind_until_it_can() {
 
     house.stores.shut(false);
     while house.handled().is_empty() {
-        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
     }
     house.reached(3).await.expect("caught up");
     assert_eq!(house.progress().behind_since, None);
@@ -138,9 +140,26 @@ async fn a_ring_that_was_lost_is_made_up_for_by_the_sweep() {
         house.reached(1).await,
         Err(Error::Behind { position: 1 })
     ));
-    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    tokio::time::advance(SWEEP_INTERVAL).await;
     house.reached(1).await.expect("caught up");
     assert_eq!(house.handled(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_finds_what_another_node_did_without_a_ring() {
+    for open in [true, false] {
+        let house = House::before_start(vec![]);
+        house.append(1);
+        house.start();
+        house.reached(1).await.expect("caught up");
+        house.until(FollowerState::Idle).await;
+        house.stores.open.store(open, Ordering::SeqCst);
+        house.append_elsewhere(2);
+        tokio::time::sleep(SWEEP_INTERVAL / 2).await;
+        assert_eq!(house.handled(), [1], "nothing rang");
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        assert_eq!(house.handled(), [1, 2, 3], "open: {open}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +201,7 @@ struct House {
 impl House {
     fn new(acts: Vec<Act>) -> Self {
         let house = Self::before_start(acts);
-        house.subscribers.start(vec![]);
+        house.subscribers.start(&Arc::default());
         house
     }
 
@@ -203,6 +222,8 @@ impl House {
             store: Arc::clone(&store),
             doorbell: doorbell.clone(),
             shut: AtomicBool::new(false),
+            open: AtomicBool::new(true),
+            greeted: AtomicBool::new(false),
         });
         let clock: Arc<dyn Clock> = Arc::new(Epoch);
         let subscribers = Subscribers::new(
@@ -210,6 +231,7 @@ impl House {
             Arc::<OneStore>::clone(&stores),
             &clock,
             doorbell.clone(),
+            SWEEP_INTERVAL,
         );
         Self {
             store,
@@ -221,7 +243,18 @@ impl House {
         }
     }
 
+    fn start(&self) {
+        self.subscribers
+            .start(&Arc::new(Directory::new(vec![tenant(self.store.tenant)])));
+    }
+
     fn append(&self, count: u64) {
+        self.append_elsewhere(count);
+        self.ledger.look();
+    }
+
+    /// What this node does not see until it looks.
+    fn append_elsewhere(&self, count: u64) {
         let mut events = self.ledger.events.lock().expect("not poisoned");
         for _ in 0..count {
             let position = events.len() as Position + 1;
@@ -252,7 +285,7 @@ impl House {
         loop {
             match self.subscribers.progress().first() {
                 Some((_, _, progress)) if progress.state == state => return,
-                _ => tokio::time::advance(std::time::Duration::from_millis(10)).await,
+                _ => tokio::time::advance(Duration::from_millis(10)).await,
             }
         }
     }
@@ -306,13 +339,21 @@ impl Subscriber for Script {
 #[derive(Default)]
 struct ListLedger {
     events: Mutex<Vec<Arc<RecordedEvent>>>,
+    seen: AtomicU64,
+}
+
+impl ListLedger {
+    fn look(&self) {
+        let position = self.events.lock().expect("not poisoned").len() as Position;
+        self.seen.store(position, Ordering::SeqCst);
+    }
 }
 
 #[async_trait]
 impl Ledger for ListLedger {
     fn head(&self) -> Arc<Head> {
         Arc::new(Head {
-            position: self.events.lock().expect("not poisoned").len() as Position,
+            position: self.seen.load(Ordering::SeqCst),
             hash: Hash::GENESIS,
             usage: Usage::default(),
             subscription: Arc::new(TenantSubscription::default()),
@@ -321,6 +362,7 @@ impl Ledger for ListLedger {
     }
 
     async fn heard(&self, _: Position) -> Result<(), Unavailable> {
+        self.look();
         Ok(())
     }
 
@@ -371,6 +413,9 @@ struct OneStore {
     store: Arc<TenantStore>,
     doorbell: Doorbell,
     shut: AtomicBool,
+    /// Whether it says that it is open.
+    open: AtomicBool,
+    greeted: AtomicBool,
 }
 
 impl OneStore {
@@ -385,8 +430,10 @@ impl TenantStores for OneStore {
         if self.shut.load(Ordering::SeqCst) {
             return Err(Unavailable::new("scripted shutter"));
         }
-        self.doorbell
-            .ring(tenant, self.store.ledger.head().position);
+        if !self.greeted.swap(true, Ordering::SeqCst) {
+            self.doorbell
+                .ring(tenant, self.store.ledger.head().position);
+        }
         Ok(Arc::clone(&self.store))
     }
 
@@ -398,8 +445,11 @@ impl TenantStores for OneStore {
         Err(RestoreError::Exists)
     }
 
-    fn heads(&self) -> Vec<(TenantId, Position)> {
-        vec![(self.store.tenant, self.store.ledger.head().position)]
+    fn open_tenants(&self) -> Vec<TenantId> {
+        match self.open.load(Ordering::SeqCst) {
+            true => vec![self.store.tenant],
+            false => vec![],
+        }
     }
 }
 
@@ -432,6 +482,19 @@ struct Epoch;
 impl Clock for Epoch {
     fn now(&self) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH
+    }
+}
+
+fn tenant(id: TenantId) -> Tenant {
+    Tenant {
+        id,
+        name: "A tenant".to_owned().try_into().expect("a name"),
+        slug: "a-tenant".to_owned().try_into().expect("a slug"),
+        first_plan: "free".to_owned().try_into().expect("a plan's key"),
+        isolation: Isolation::Shared,
+        shard: None,
+        created_at: DateTime::UNIX_EPOCH,
+        ready: true,
     }
 }
 

@@ -10,7 +10,7 @@
 mod embedded;
 mod schemas;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -84,8 +84,8 @@ struct Stores<B> {
     /// Whoever opens or closes a tenant's store holds its gate. There only while one is held or
     /// waited for.
     gates: HashMap<TenantId, Arc<Gate<()>>>,
-    /// The tenants that were rung for when they were first opened.
-    greeted: HashSet<TenantId>,
+    /// The tenants that were rung for when they were opened, each with the position up to which.
+    greeted: HashMap<TenantId, Position>,
     /// Counts uses, to tell which was the last.
     uses: u64,
     closed: bool,
@@ -112,7 +112,7 @@ impl<O: Opener> OpenStores<O> {
         let stores = Stores {
             open: HashMap::new(),
             gates: HashMap::new(),
-            greeted: HashSet::new(),
+            greeted: HashMap::new(),
             uses: 0,
             closed: false,
         };
@@ -193,11 +193,8 @@ impl<O: Opener> TenantStores for OpenStores<O> {
         self.shared.opener.restore(tenant).await
     }
 
-    fn heads(&self) -> Vec<(TenantId, Position)> {
-        let stores = self.shared.lock();
-        let open = stores.open.values().map(|open| &open.store);
-        open.map(|store| (store.tenant, store.ledger.head().position))
-            .collect()
+    fn open_tenants(&self) -> Vec<TenantId> {
+        self.shared.lock().open.keys().copied().collect()
     }
 }
 
@@ -269,7 +266,8 @@ impl<O: Opener> Shared<O> {
     }
 
     /// Keeps a store that was just opened, unless all are closing; rings for it the first time, so
-    /// that its subscribers catch up. Later openings tell them nothing new.
+    /// that its subscribers catch up. Later openings tell them nothing new, unless another node has
+    /// moved the ledger while it was closed here.
     fn keep(
         &self,
         store: Arc<TenantStore>,
@@ -287,12 +285,14 @@ impl<O: Opener> Shared<O> {
             last_used: stores.uses,
         };
         stores.open.insert(tenant, open);
-        let first = stores.greeted.insert(tenant);
+        let greeted = stores.greeted.insert(tenant, position);
         gauge!("tenant_stores_open").set(stores.open.len() as f64);
         drop(stores);
         counter!("tenant_stores_opened_total").increment(1);
-        if first {
-            self.doorbell.ring(tenant, position);
+        match greeted {
+            None => self.doorbell.ring(tenant, position),
+            Some(known) if known < position => self.doorbell.ring_here(tenant, position),
+            Some(_) => {}
         }
         Ok(store)
     }
@@ -353,6 +353,8 @@ impl<B> Stores<B> {
         // Somebody at the gate is about to use it.
         let held = self.gate(tenant).try_lock_owned().ok()?;
         let open = self.open.remove(&tenant)?;
+        self.greeted
+            .insert(tenant, open.store.ledger.head().position);
         gauge!("tenant_stores_open").set(self.open.len() as f64);
         Some((tenant, open, held))
     }

@@ -24,6 +24,8 @@ struct Connection {
     fate: watch::Sender<Fate>,
     /// Whether the node listens for notifications on it.
     listens: Arc<AtomicBool>,
+    /// Whether the node notifies others on it.
+    notifies: Arc<AtomicBool>,
 }
 
 /// What becomes of a connection.
@@ -42,6 +44,8 @@ pub enum Which {
     All,
     /// Those on which the node listens for notifications.
     Listening,
+    /// Those on which the node notifies others.
+    Notifying,
 }
 
 impl Proxy {
@@ -78,7 +82,11 @@ impl Proxy {
         connections.retain(|connection| !connection.fate.is_closed());
         let chosen = connections
             .iter()
-            .filter(|it| which == Which::All || it.listens.load(Ordering::SeqCst))
+            .filter(|it| match which {
+                Which::All => true,
+                Which::Listening => it.listens.load(Ordering::SeqCst),
+                Which::Notifying => it.notifies.load(Ordering::SeqCst),
+            })
             .filter(|it| *it.fate.borrow() == Fate::Goes);
         for connection in chosen {
             connection.fate.send_replace(fate);
@@ -99,10 +107,11 @@ async fn carry(mut client: TcpStream, socket: PathBuf, connections: Connections)
         return;
     };
     let (fate, mut decided) = watch::channel(Fate::Goes);
-    let listens = Arc::<AtomicBool>::default();
+    let (listens, notifies) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let connection = Connection {
         fate,
         listens: Arc::clone(&listens),
+        notifies: Arc::clone(&notifies),
     };
     connections
         .lock()
@@ -124,6 +133,9 @@ async fn carry(mut client: TcpStream, socket: PathBuf, connections: Connections)
                 let bytes = &asked[..length];
                 if bytes.windows(7).any(|word| word == b"LISTEN ") {
                     listens.store(true, Ordering::SeqCst);
+                }
+                if bytes.windows(17).any(|word| word == b"unnest($2::text[]") {
+                    notifies.store(true, Ordering::SeqCst);
                 }
                 if server.write_all(bytes).await.is_err() {
                     return;

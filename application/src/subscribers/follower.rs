@@ -112,11 +112,6 @@ impl Follower {
         self.advance(position);
     }
 
-    pub(super) fn is_idle_behind(&self, head: Position) -> bool {
-        let progress = self.lock();
-        progress.state == FollowerState::Idle && progress.checkpoint.is_none_or(|at| at < head)
-    }
-
     fn advance(&self, position: Position) {
         let mut progress = self.lock();
         progress.checkpoint = Some(position);

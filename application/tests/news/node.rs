@@ -71,6 +71,7 @@ impl Node {
                 Arc::clone(&stores),
                 &clock,
                 Doorbell::default(),
+                Duration::from_secs(60),
             )),
             stores,
             clock,
@@ -373,7 +374,7 @@ impl TenantStores for Absent {
         Err(Unavailable::new(ABSENT).into())
     }
 
-    fn heads(&self) -> Vec<(TenantId, Position)> {
+    fn open_tenants(&self) -> Vec<TenantId> {
         vec![]
     }
 }

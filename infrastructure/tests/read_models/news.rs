@@ -70,7 +70,13 @@ impl Node {
                 .expect("a database"),
         );
         let overviews = Arc::new(LandlordReadModel::new(Arc::clone(&records)));
-        let subscribers = Subscribers::new(vec![], Arc::clone(&stores), &clock, doorbell);
+        let subscribers = Subscribers::new(
+            vec![],
+            Arc::clone(&stores),
+            &clock,
+            doorbell,
+            Duration::from_secs(60),
+        );
         let application = Arc::new(Application {
             clock,
             random: Arc::new(SystemRandom),

@@ -9,7 +9,7 @@ use crate::support::client::id;
 use crate::support::cluster::Cluster;
 use crate::support::proxy::{Fate, Proxy, Which};
 use crate::support::recount::{everything_agrees, history};
-use crate::support::store::Database;
+use crate::support::store::{Database, schema};
 use crate::support::{Answer, Client, DEADLINE, Options, Service, Store, eventually, unique};
 
 /// Three nodes, and a tenant's client of each.
@@ -258,4 +258,43 @@ async fn a_store_that_is_opened_again_is_read_although_nobody_rang_for_it() {
     let position = nodes.issue_and_die(&tenant).await;
     let list = format!("/v1/cards?at_least={position}");
     assert_eq!(of_second.all(&list).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_does_not_answer_holds_up_no_other() {
+    let cluster = Arc::new(Cluster::start_unsynced());
+    let store = Arc::new(Store::Database(Database::within(&cluster)));
+    let Store::Database(database) = &*store else {
+        unreachable!("made above")
+    };
+    let first = Service::node_of(&store, Options::default());
+    let second = Service::node_of(&store, Options::default());
+    let (locked, tenant) = (first.tenant("free").await, first.tenant("free").await);
+    let of_second = tenant.clone().at(second.base());
+    seen(&of_second, 0).await;
+    seen(&locked.clone().at(second.base()), 0).await;
+
+    let head = format!("{}.head", schema(locked.id()));
+    let lock = format!("begin; lock table {head} in access exclusive mode; select pg_sleep(8)");
+    std::thread::scope(|scope| {
+        scope.spawn(|| database.run(&lock));
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let locks = format!(
+                    "select count(*) from pg_locks where relation = '{head}'::regclass \
+                     and mode = 'AccessExclusiveLock' and granted"
+                );
+                eventually("it is locked", || async {
+                    database.run(&locks).contains('1').then_some(())
+                })
+                .await;
+                let ring = format!("{} {} 0", uuid::Uuid::nil(), locked.id());
+                database.run(&format!("notify digital_card, '{ring}'"));
+                let begun = Instant::now();
+                let issued = issue(tenant.clone(), "Meanwhile".to_owned()).await;
+                seen(&of_second, issued.expect(201).position()).await;
+                assert!(begun.elapsed() < Duration::from_secs(4));
+            });
+        });
+    });
 }

@@ -1,6 +1,8 @@
 //! One PostgreSQL schema a tenant, in the tenant's shard. Other nodes use the same ones.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use application::doorbell::Doorbell;
 use application::news::{LandlordNews, News};
@@ -8,7 +10,8 @@ use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, Ledger, TenantStore, Unavailable};
 use application::tenants::Tenant;
 use domain::ids::{Position, Slug, TenantId};
-use futures::stream::{self, StreamExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
@@ -18,7 +21,7 @@ use crate::projections::cards::postgres::PostgresCards;
 use crate::shard::schema::{Schema, is_missing};
 use crate::shards::{ConnectedShards, Place};
 
-/// How many heads are looked at a time after other nodes have moved them.
+/// How many heads of a shard are looked at at a time after other nodes have moved them.
 const LOOKS_AT_A_TIME: usize = 16;
 
 /// The tenants' schemas.
@@ -32,6 +35,7 @@ pub struct Schemas {
     older: Older,
     clock: Arc<dyn Clock>,
     doorbell: Doorbell,
+    looks: Mutex<HashMap<Option<Slug>, Arc<Semaphore>>>,
 }
 
 impl SchemaStores {
@@ -54,35 +58,64 @@ impl SchemaStores {
             older,
             clock,
             doorbell: doorbell.clone(),
+            looks: Mutex::default(),
         };
         Self::with(schemas, open_max, doorbell)
     }
 
     /// Brings the heads of open stores up to date whenever another node has moved them, until it
-    /// is told to stop.
+    /// is told to stop. Each is looked at by itself, so that a shard that does not answer holds up
+    /// no other.
     pub async fn follow_other_nodes(self, stop: CancellationToken) {
         let mailbox = self.shared.doorbell.listen();
-        while let Some(rung) = stop.run_until_cancelled(mailbox.next()).await {
-            let looks = stream::iter(rung);
-            looks
-                .for_each_concurrent(LOOKS_AT_A_TIME, |(tenant, position)| {
-                    self.look(tenant, position)
-                })
-                .await;
+        // What was rung for each tenant while its head is being looked at.
+        let mut rung_meanwhile: HashMap<TenantId, Option<Position>> = HashMap::new();
+        let mut looks = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                rung = mailbox.next() => for (tenant, position) in rung {
+                    match rung_meanwhile.entry(tenant) {
+                        Entry::Occupied(mut looking) => {
+                            let newest = looking.get_mut();
+                            *newest = (*newest).max(Some(position));
+                        }
+                        Entry::Vacant(idle) => {
+                            idle.insert(None);
+                            looks.push(self.look(tenant, position));
+                        }
+                    }
+                },
+                Some(tenant) = looks.next() => {
+                    if let Some(Some(position)) = rung_meanwhile.remove(&tenant) {
+                        rung_meanwhile.insert(tenant, None);
+                        looks.push(self.look(tenant, position));
+                    }
+                }
+            }
         }
     }
 
-    async fn look(&self, tenant: TenantId, position: Position) {
-        let ledger = {
+    /// Answers the tenant, for whoever looks at many.
+    async fn look(&self, tenant: TenantId, position: Position) -> TenantId {
+        let found = {
             let stores = self.shared.lock();
             let open = stores.open.get(&tenant);
-            open.map(|open| Arc::clone(&open.behind.ledger))
+            open.map(|open| {
+                let OpenSchema { ledger, looks, .. } = &open.behind;
+                (Arc::clone(ledger), Arc::clone(looks))
+            })
         };
-        let Some(ledger) = ledger else { return };
+        let Some((ledger, looks)) = found else {
+            return tenant;
+        };
+        // Never closed; without a place it would only be slower.
+        let _place = looks.acquire().await.ok();
         if let Err(error) = ledger.heard(position).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(%tenant, error, "cannot look where another node has moved the head");
         }
+        tenant
     }
 }
 
@@ -91,6 +124,8 @@ pub struct OpenSchema {
     ledger: Arc<PostgresLedger>,
     /// The shard that it is in.
     shard: Option<Slug>,
+    /// The places for looks at heads in that shard.
+    looks: Arc<Semaphore>,
     /// Held, so that connections to a database of the tenant's own are there.
     _place: Arc<Place>,
 }
@@ -137,6 +172,7 @@ impl Opener for Schemas {
         let open = OpenSchema {
             ledger,
             shard: record.shard.clone(),
+            looks: self.looks_at(record.shard.clone()),
             _place: place,
         };
         Ok((store, open))
@@ -163,6 +199,13 @@ impl Opener for Schemas {
 }
 
 impl Schemas {
+    /// The places for looks at heads in a shard.
+    fn looks_at(&self, shard: Option<Slug>) -> Arc<Semaphore> {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = || Arc::new(Semaphore::new(LOOKS_AT_A_TIME));
+        Arc::clone(looks.entry(shard).or_insert_with(places))
+    }
+
     /// The tenant may be in another shard than this node knows.
     fn look_where(&self, tenant: TenantId) {
         self.news.tell(News::Tenant(tenant));

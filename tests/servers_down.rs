@@ -1,6 +1,7 @@
 //! PostgreSQL servers go away and come back: meanwhile a bounded 503, afterwards full service from
 //! the same processes.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -96,11 +97,15 @@ async fn serve_again_after(goes_away: impl Fn(&Cluster)) {
 }
 
 /// A node whose landlord is in one cluster and whose tenants are in a shard in another.
-async fn with_a_second_shard(landlord: &Arc<Cluster>, tenants: &Arc<Cluster>) -> Service {
+async fn with_a_second_shard(
+    landlord: &Arc<Cluster>,
+    tenants: &Arc<Cluster>,
+    options: Options,
+) -> Service {
     let shard = Database::within(tenants);
     let database = Database::within(landlord);
     let store = Arc::new(Store::Database(database));
-    let options = Options::default().with("SHARD_2_URL", shard.url());
+    let options = options.with("SHARD_2_URL", shard.url());
     let mut service = Service::node_of(&store, options);
     service.terminate();
     service.stopped();
@@ -118,7 +123,7 @@ async fn with_a_second_shard(landlord: &Arc<Cluster>, tenants: &Arc<Cluster>) ->
 async fn tenants_in_another_server_go_on_while_the_landlords_is_down() {
     let landlords = Arc::new(Cluster::start_unsynced());
     let tenants = Arc::new(Cluster::start_unsynced());
-    let service = with_a_second_shard(&landlords, &tenants).await;
+    let service = with_a_second_shard(&landlords, &tenants, Options::default()).await;
     let tenant = service.tenant("free").await;
     let card = tenant.issue_active("Before").await;
     let landlord = service.landlord();
@@ -159,7 +164,7 @@ async fn tenants_in_another_server_go_on_while_the_landlords_is_down() {
 async fn tenants_of_other_shards_go_on_while_a_shard_is_down() {
     let landlords = Arc::new(Cluster::start_unsynced());
     let tenants = Arc::new(Cluster::start_unsynced());
-    let service = with_a_second_shard(&landlords, &tenants).await;
+    let service = with_a_second_shard(&landlords, &tenants, Options::default()).await;
     let away: Client = service.tenant("free").await;
     away.issue("Before").await;
     let mut service = service;
@@ -256,4 +261,48 @@ async fn connections_that_fall_silent_are_given_up_and_keep_no_place() {
     })
     .await;
     everything_agrees(&service, &tenant).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_shard_was_down_is_finished_without_a_restart() {
+    let landlords = Arc::new(Cluster::start_unsynced());
+    let tenants = Arc::new(Cluster::start_unsynced());
+    let options = Options::default().with("SWEEP_INTERVAL_S", 1);
+    let service = with_a_second_shard(&landlords, &tenants, options).await;
+    tenants.stop();
+    let body = json!({ "name": "Half made", "slug": "half-made", "plan": "free" });
+    let landlord = service.landlord();
+    told_to_come_back(landlord.post("/v1/landlord/tenants", &body)).await;
+
+    tenants.start_again();
+    eventually("it is finished", || async {
+        let listed = landlord.all("/v1/landlord/tenants?q=half-made").await;
+        let one = format!("/v1/landlord/tenants/{}", id(listed.first()?));
+        (landlord.get(&one).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_starts_although_a_half_made_tenants_shard_says_nothing() {
+    let cluster = Arc::new(Cluster::start_unsynced());
+    let store = Arc::new(Store::Database(Database::within(&cluster)));
+    // Its connections are made, and then nobody is there.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address");
+    let url = format!("postgres://tests@{address}/nowhere?sslmode=disable");
+    let options = Options::default().with("SHARD_2_URL", url);
+    let mut service = Service::node_of(&store, options);
+    let here = service.tenant("free").await;
+    let half = service.tenant("free").await;
+    service.kill();
+    if let Store::Database(database) = &*store {
+        database.run(&format!(
+            "insert into shards (name, url, open) values ('second', 'env:SHARD_2_URL', 0); \
+             update tenants set ready = 0, shard = 'second' where id = '{}'",
+            half.id(),
+        ));
+    }
+    service.restart();
+    here.at(service.base()).issue("Meanwhile").await;
 }

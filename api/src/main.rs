@@ -79,7 +79,7 @@ async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("LISTEN: {}", config.listen))?;
     let address = listener.local_addr()?;
-    service.start().await;
+    service.start();
     let greeting = match demo {
         true => demo::prepare(&service.application, config, address).await?,
         false => first_minutes::greeting(address, &key),

@@ -9,6 +9,7 @@ mod embedded;
 mod postgres;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::Application;
 use application::doorbell::Doorbell;
@@ -18,14 +19,14 @@ use application::moves::Mover;
 use application::news::{LandlordNews, follow_news};
 use application::ports::shards::ShardDatabases;
 use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
-use application::processes::run_timer;
+use application::processes::{finish_half_made, run_timer};
 use application::scope::Role;
 use application::shards::Shards;
 use application::subscribers::Subscribers;
-use application::tenants::{Directory, Tenant};
+use application::tenants::Directory;
 use async_trait::async_trait;
 use domain::catalogue::Catalogue;
-use domain::event::{Decoder, Metadata};
+use domain::event::Decoder;
 use domain::ids::KeyId;
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
@@ -49,6 +50,7 @@ pub struct Service {
     pub mover: Option<Mover>,
     engine: Arc<dyn Engine>,
     news: LandlordNews,
+    sweep_interval: Duration,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -139,6 +141,7 @@ impl Service {
             mover: adapters.mover,
             engine: adapters.engine,
             news: adapters.news,
+            sweep_interval: limits.sweep_interval,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -185,41 +188,23 @@ impl Service {
         })
     }
 
-    /// Starts subscribers and timer, and finishes tenants that a crash left half made.
-    pub async fn start(&self) {
-        let directory = &self.application.directory;
+    /// Starts subscribers and timer, and what finishes tenants that were left half made. Waits for
+    /// no store.
+    pub fn start(&self) {
         // First the subscribers: a store rings once when it is opened, and they must hear it.
-        self.application.subscribers.start(directory);
-        let tenants = directory.all();
-        for tenant in tenants.into_iter().filter(|tenant| !tenant.ready) {
-            self.finish_provisioning(&tenant).await;
-        }
-        let timer = run_timer(Arc::clone(&self.application), self.stop.clone());
-        self.tasks.spawn(timer);
-        let application = Arc::clone(&self.application);
-        let follow = follow_news(application, self.news.clone(), self.stop.clone());
-        self.tasks.spawn(follow);
+        let application = &self.application;
+        application.subscribers.start(&application.directory);
+        let of = || (Arc::clone(application), self.stop.clone());
+        let (application, stop) = of();
+        let interval = self.sweep_interval;
+        self.tasks
+            .spawn(finish_half_made(application, interval, stop));
+        let (application, stop) = of();
+        self.tasks.spawn(run_timer(application, stop));
+        let (application, stop) = of();
+        self.tasks
+            .spawn(follow_news(application, self.news.clone(), stop));
         self.tasks.close();
-    }
-
-    async fn finish_provisioning(&self, tenant: &Tenant) {
-        let cause = self.application.random.id().to_string();
-        let metadata = Metadata {
-            actor: "start-up".to_owned(),
-            role: "process".to_owned(),
-            reason: None,
-            request_id: cause.clone(),
-            correlation_id: cause.clone(),
-            causation_id: cause,
-        };
-        let finished = self
-            .application
-            .finish_provisioning(tenant.clone(), metadata)
-            .await;
-        if let Err(error) = finished {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(tenant = %tenant.id, error, "cannot finish provisioning");
-        }
     }
 
     /// Cheaply asks whether the landlord's database and the tenants' stores answer.

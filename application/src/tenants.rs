@@ -222,7 +222,7 @@ impl Application {
     /// Makes a tenant: its record and first key, its store, its subscription.
     ///
     /// The record comes first, so that a crash in the middle leaves a tenant that is not ready,
-    /// which the next start (or the repeated request) finishes.
+    /// which any node (or the repeated request) finishes later.
     pub async fn provision_tenant(
         &self,
         command: &Command,

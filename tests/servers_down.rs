@@ -182,6 +182,9 @@ async fn tenants_of_other_shards_go_on_while_a_shard_is_down() {
     told_to_come_back(away.get("/v1/cards")).await;
     let body = json!({ "holder": { "name": "Meanwhile" } });
     told_to_come_back(away.post("/v1/cards", &body)).await;
+    let ready = service.stranger().get("/readyz").await.expect(200).json();
+    assert_eq!(ready["errors"][0]["field"], "shards.second", "{ready}");
+    assert_eq!(ready["errors"].as_array().map(Vec::len), Some(1));
     for index in 0..20 {
         here.issue(&format!("During {index}")).await;
     }

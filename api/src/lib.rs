@@ -37,11 +37,12 @@ pub mod verify;
 pub mod wiring;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::Application;
 use application::error::Error;
-use application::ports::Unavailable;
 use axum::Router;
+use domain::ids::Slug;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use utoipa_axum::router::OpenApiRouter;
@@ -65,8 +66,18 @@ pub struct Api {
     pub stores_answer: StoresAnswer,
 }
 
-/// A cheap question to the stores.
-pub type StoresAnswer = Box<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
+/// A cheap question to the stores: which of them do not answer in time.
+pub type StoresAnswer = Box<dyn Fn(Duration) -> BoxFuture<'static, Silent> + Send + Sync>;
+
+/// The stores that did not answer.
+pub struct Silent {
+    /// Whether the landlord's did not.
+    pub landlord: bool,
+    /// The tenants' shards that did not.
+    pub shards: Vec<Slug>,
+    /// Whether no tenant's did.
+    pub all_tenants: bool,
+}
 
 impl Api {
     /// Does `work` to its end even if the client hangs up meanwhile, which drops the handler.

@@ -27,7 +27,7 @@ use application::tenants::Directory;
 use async_trait::async_trait;
 use domain::catalogue::Catalogue;
 use domain::event::Decoder;
-use domain::ids::KeyId;
+use domain::ids::{KeyId, Slug};
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
 use infrastructure::clock::{SystemClock, SystemRandom};
@@ -35,12 +35,13 @@ use infrastructure::database::Older;
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::landlord::LandlordReadModel;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Builder;
 
-use crate::StoresAnswer;
 use crate::config::{Limits, Store};
+use crate::{Silent, StoresAnswer};
 
 /// The application with its adapters, open.
 pub struct Service {
@@ -73,8 +74,8 @@ struct Adapters {
 /// What is behind the adapters.
 #[async_trait]
 trait Engine: Send + Sync {
-    /// Cheaply asks whether the tenants' stores can be reached.
-    async fn answers(&self) -> Result<(), Unavailable>;
+    /// Cheaply asks which shards do not answer in time, and whether no tenant's store does.
+    async fn silent(&self, patience: Duration) -> (Vec<Slug>, bool);
     /// Finishes what is queued and closes everything.
     async fn close(&self);
 }
@@ -207,15 +208,21 @@ impl Service {
         self.tasks.close();
     }
 
-    /// Cheaply asks whether the landlord's database and the tenants' stores answer.
+    /// Cheaply asks which of the landlord's database and the tenants' stores do not answer.
     pub fn stores_answer(&self) -> StoresAnswer {
         let landlord = Arc::clone(&self.application.landlord);
         let engine = Arc::clone(&self.engine);
-        Box::new(move || -> BoxFuture<'static, Result<(), Unavailable>> {
+        Box::new(move |patience| -> BoxFuture<'static, Silent> {
             let (landlord, engine) = (Arc::clone(&landlord), Arc::clone(&engine));
             Box::pin(async move {
-                landlord.outcome("readyz").await?;
-                engine.answers().await
+                let landlord = timeout(patience, landlord.outcome("readyz"));
+                let (landlord, (shards, all_tenants)) =
+                    tokio::join!(landlord, engine.silent(patience));
+                Silent {
+                    landlord: !matches!(landlord, Ok(Ok(_))),
+                    shards,
+                    all_tenants,
+                }
             })
         })
     }

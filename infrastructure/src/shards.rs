@@ -258,19 +258,19 @@ impl ConnectedShards {
         }
     }
 
-    /// Asks every shard for a sign of life.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] if one gives none.
-    pub async fn answer(&self) -> Result<(), Unavailable> {
+    /// Asks every shard for a sign of life: those that give none in time, and how many were asked.
+    pub async fn silent(&self, patience: Duration) -> (Vec<Slug>, usize) {
         let all = self.records.all();
-        let all = all.iter().map(|shard| async {
-            let shard = self.named(&shard.name).await?;
-            let answer = shard.shard.answer().await;
-            answer.map_err(|error| Unavailable::because("a shard", error))
+        let asked = all.iter().map(|shard| async {
+            let answer = async {
+                let place = self.named(&shard.name).await.ok()?;
+                place.shard.answer().await.ok()
+            };
+            let answered = timeout(patience, answer).await.ok().flatten();
+            answered.is_none().then(|| shard.name.clone())
         });
-        futures::future::try_join_all(all).await.map(drop)
+        let silent = futures::future::join_all(asked).await;
+        (silent.into_iter().flatten().collect(), all.len())
     }
 
     /// Closes all connections, each as soon as nobody uses it.

@@ -2,6 +2,7 @@
 //! of nodes may use the same ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::doorbell::Doorbell;
 use application::moves::Mover;
@@ -145,8 +146,10 @@ async fn record_first_shard(
 
 #[async_trait]
 impl Engine for Shared {
-    async fn answers(&self) -> Result<(), Unavailable> {
-        self.shards.answer().await
+    async fn silent(&self, patience: Duration) -> (Vec<Slug>, bool) {
+        let (silent, of) = self.shards.silent(patience).await;
+        let all = silent.len() == of;
+        (silent, all)
     }
 
     async fn close(&self) {

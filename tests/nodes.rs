@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::client::id;
 use crate::support::cluster::Cluster;
@@ -274,27 +275,20 @@ async fn a_ledger_that_does_not_answer_holds_up_no_other() {
     seen(&of_second, 0).await;
     seen(&locked.clone().at(second.base()), 0).await;
 
-    let head = format!("{}.head", schema(locked.id()));
-    let lock = format!("begin; lock table {head} in access exclusive mode; select pg_sleep(8)");
-    std::thread::scope(|scope| {
-        scope.spawn(|| database.run(&lock));
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(async {
-                let locks = format!(
-                    "select count(*) from pg_locks where relation = '{head}'::regclass \
-                     and mode = 'AccessExclusiveLock' and granted"
-                );
-                eventually("it is locked", || async {
-                    database.run(&locks).contains('1').then_some(())
-                })
-                .await;
-                let ring = format!("{} {} 0", uuid::Uuid::nil(), locked.id());
-                database.run(&format!("notify digital_card, '{ring}'"));
-                let begun = Instant::now();
-                let issued = issue(tenant.clone(), "Meanwhile".to_owned()).await;
-                seen(&of_second, issued.expect(201).position()).await;
-                assert!(begun.elapsed() < Duration::from_secs(4));
-            });
-        });
-    });
+    let mut holder = PgConnection::connect(&database.url())
+        .await
+        .expect("a connection");
+    let mut transaction = holder.begin().await.expect("a transaction");
+    let lock = format!(
+        "lock table {}.head in access exclusive mode",
+        schema(locked.id())
+    );
+    transaction.execute(&*lock).await.expect("locked");
+    let ring = format!("{} {} 0", uuid::Uuid::nil(), locked.id());
+    database.run(&format!("notify digital_card, '{ring}'"));
+    let begun = Instant::now();
+    let issued = issue(tenant.clone(), "Meanwhile".to_owned()).await;
+    seen(&of_second, issued.expect(201).position()).await;
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    transaction.rollback().await.expect("unlocked");
 }

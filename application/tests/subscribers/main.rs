@@ -3,6 +3,8 @@
 //! The ledger here is a list and the subscriber a script, because no real one fails on command.
 //! Time is tokio's paused clock, so pauses between tries take none.
 
+mod samples;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,17 +19,18 @@ use application::ports::{
     Unavailable,
 };
 use application::subscribers::{FollowerState, Progress, Subscribers};
-use application::tenants::{Directory, Isolation, Tenant};
+use application::tenants::{Directory, Tenant};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use cqrs_es::persist::SerializedEvent;
-use domain::card::CardEvent;
 use domain::chain::Hash;
-use domain::event::{AggregateKind, Event};
+use domain::event::AggregateKind;
 use domain::ids::{CardId, Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 use uuid::Uuid;
+
+use crate::samples::{event, tenant};
 
 const NAME: &str = "scripted";
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -482,38 +485,5 @@ struct Epoch;
 impl Clock for Epoch {
     fn now(&self) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH
-    }
-}
-
-fn tenant(id: TenantId) -> Tenant {
-    Tenant {
-        id,
-        name: "A tenant".to_owned().try_into().expect("a name"),
-        slug: "a-tenant".to_owned().try_into().expect("a slug"),
-        first_plan: "free".to_owned().try_into().expect("a plan's key"),
-        isolation: Isolation::Shared,
-        shard: None,
-        created_at: DateTime::UNIX_EPOCH,
-        ready: true,
-    }
-}
-
-fn event(position: Position) -> RecordedEvent {
-    RecordedEvent {
-        stored: StoredEvent {
-            position,
-            aggregate_type: "DigitalCard".to_owned(),
-            aggregate_id: String::new(),
-            sequence: position,
-            event_type: "CardActivated".to_owned(),
-            event_version: "1.0.0".to_owned(),
-            payload: String::new(),
-            metadata: String::new(),
-            recorded_at: DateTime::UNIX_EPOCH,
-            hash: Hash::GENESIS,
-        },
-        event: Event::Card(CardEvent::CardActivated {
-            at: DateTime::UNIX_EPOCH,
-        }),
     }
 }

@@ -227,7 +227,7 @@ async fn appends_whose_connection_is_cut_are_done_once_and_answered() {
         }
     }
     // Looked at over connections that nobody cut: a read on one that died idle fails once.
-    let other = world.ledger();
+    let other = world.another_node().await;
     assert_sound(&*other).await;
     assert_eq!(everything(&*other).await.len(), 1 + keys.len());
     for (key, position) in keys {

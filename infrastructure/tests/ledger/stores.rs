@@ -1,6 +1,7 @@
 //! The open stores: opened once, closed when unused, never twice at a time.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use application::doorbell::Doorbell;
 use application::ports::{AppendError, Random, TenantStores, Unavailable};
@@ -152,9 +153,15 @@ async fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
     let first = stores(&directory, 4);
     let tenant = provisioned(&first, 1).await[0];
     let store = first.open(tenant).await.expect("open");
-    let mut queued: Vec<_> = (0..200).map(|_| store.ledger.append(issue())).collect();
-    for answer in &mut queued {
-        let _ = poll!(answer);
+    let mut queued = Vec::new();
+    for _ in 0..200 {
+        let mut answer = store.ledger.append(issue());
+        match poll!(&mut answer) {
+            Poll::Ready(answer) => {
+                committed(answer);
+            }
+            Poll::Pending => queued.push(answer),
+        }
     }
     first.close_all().await;
     for answer in join_all(queued).await {

@@ -391,10 +391,17 @@ impl ConnectedShards {
 async fn login_of(shard: &PgConnectOptions) -> Result<ShardLogin, sqlx::Error> {
     let mut connection = shard.connect().await?;
     check_login(&mut connection).await?;
-    let sql = "select rolcreatedb or rolsuper from pg_roles where rolname = current_user";
-    let may_make_databases = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    let sql = "select rolsuper, rolcreatedb from pg_roles where rolname = current_user";
+    let (superuser, createdb) = sqlx::query_as(sql).fetch_one(&mut connection).await?;
     connection.close().await?;
-    Ok(ShardLogin { may_make_databases })
+    if superuser {
+        tracing::warn!(
+            "the login is a superuser, whom PostgreSQL refuses nothing: use one that is not"
+        );
+    }
+    Ok(ShardLogin {
+        may_make_databases: superuser || createdb,
+    })
 }
 
 /// The text of a small file.

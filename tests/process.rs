@@ -1,15 +1,18 @@
 //! The process: how it starts, how it refuses to, how it stops.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
-use crate::support::service::{command, run};
-use crate::support::{Client, Options, Service, Store, eventually};
+use crate::support::service::{command, run, wait_for};
+use crate::support::{Client, DEADLINE, Options, Service, Store, eventually};
 
 /// A directory has one owner; a database any number of nodes.
 #[tokio::test]
@@ -142,6 +145,25 @@ async fn an_idle_connection_does_not_hold_up_a_shutdown() {
         begun.elapsed()
     );
     idle.closed().await;
+}
+
+#[test]
+fn a_service_to_whom_nobody_listens_any_more_goes_on_and_stops_when_told_to() {
+    let store = Store::new();
+    let mut child = command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--store", &store.url()])
+        .spawn()
+        .expect("the binary starts");
+    let mut said = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let ready = said.any(|line| line.expect("UTF-8").contains("listening on "));
+    assert!(ready, "it listens");
+    drop((said, child.stderr.take()));
+    let pid = Pid::from_raw(child.id().cast_signed());
+    kill(pid, Signal::SIGTERM).expect("signalled");
+    let status = wait_for(&mut child, DEADLINE);
+    let _ = child.kill();
+    let status = status.expect("it stops when it is told to");
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(Stop::Bad(text)) => {
-            eprintln!("digital-card: {text}");
+            complain(&text);
             return ExitCode::from(2);
         }
     };
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     match run(&line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("digital-card: {}", causes(error.as_ref()));
+            complain(&causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -170,7 +170,7 @@ impl Teller for Terminal {
     }
 
     fn note(&self, line: &str) {
-        eprintln!("digital-card: {line}");
+        complain(line);
     }
 }
 
@@ -207,8 +207,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping");
         token.cancel();
+        tracing::info!("stopping");
     });
     Ok(stop)
 }
@@ -218,7 +218,9 @@ fn log_to_stderr(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // They would be told on standard error too, and panic where that has lost its reader.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -229,4 +231,9 @@ fn log_to_stderr(format: LogFormat) {
 fn print(text: &str) {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a line to standard error; a reader that went away is no reason to stop.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "digital-card: {line}");
 }

@@ -282,7 +282,8 @@ pub fn run(command: &mut Command) -> (ExitStatus, String) {
     (status, output.all())
 }
 
-fn wait_for(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
+/// Waits until a process has ended; how, if it did in time.
+pub fn wait_for(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
     let begun = Instant::now();
     while begun.elapsed() < deadline {
         if let Some(status) = child.try_wait().expect("a child of ours") {

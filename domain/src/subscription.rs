@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::{Grant, GrantKind, SubscriptionEvent};
 use crate::catalogue::{FeatureSlug, PlanTerms};
+use crate::ids::Position;
 
 /// What may be asked of a subscription.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +64,14 @@ pub enum SubscriptionCommand {
     Cancel {
         /// When service ends; an end before `at` is `at`.
         ends_at: DateTime<Utc>,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Publish again what was published, whatever became of the subscription. That `from` is in
+    /// the ledger is for the asker to see to.
+    RequestRepublish {
+        /// The position of the first event.
+        from: Position,
         /// When.
         at: DateTime<Utc>,
     },
@@ -139,12 +148,16 @@ impl TenantSubscription {
             (Self::NotStarted, _) => return Err(SubscriptionRefusal::NotStarted),
             (_, Command::Start { .. }) => return Err(SubscriptionRefusal::AlreadyStarted),
             (Self::Cancelled { .. }, Command::Cancel { .. }) => return Ok(vec![]),
+            (Self::Cancelled { terms, .. }, Command::RequestRepublish { .. }) => (terms, false),
             (Self::Cancelled { .. }, _) => return Err(SubscriptionRefusal::Cancelled),
             (Self::Active(terms), _) => (terms, false),
             (Self::Suspended(terms), _) => (terms, true),
         };
         match command {
             Command::Start { .. } => Err(SubscriptionRefusal::AlreadyStarted),
+            Command::RequestRepublish { from, at } => {
+                Ok(vec![Event::RepublishRequested { from, at }])
+            }
             Command::ChangePlan { to, .. } if to == terms.plan => Ok(vec![]),
             Command::ChangePlan { to, at } => {
                 let from = terms.plan.key.clone();
@@ -213,6 +226,7 @@ impl TenantSubscription {
             Event::SubscriptionCancelled { ends_at, .. } => {
                 self.enter(|terms| Self::Cancelled { terms, ends_at });
             }
+            Event::RepublishRequested { .. } => {}
         }
     }
 

@@ -9,6 +9,7 @@ use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{FeatureSlug, FeatureValue, PlanKey, PlanTerms};
+use crate::ids::Position;
 
 /// What happened to a subscription.
 // The doc comments of this enum and of `Grant` become the subscription part of EVENTS.md.
@@ -73,6 +74,14 @@ pub enum SubscriptionEvent {
         /// When it happened.
         at: DateTime<Utc>,
     },
+    /// The landlord asked for what was published of this ledger to be published again. Changes
+    /// nothing of the subscription.
+    RepublishRequested {
+        /// The position of the first event to publish again; the last is the one before this.
+        from: Position,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
 }
 
 /// A feature granted beside the plan.
@@ -109,6 +118,7 @@ impl SubscriptionEvent {
             Self::SubscriptionSuspended { .. } => "SubscriptionSuspended",
             Self::SubscriptionReinstated { .. } => "SubscriptionReinstated",
             Self::SubscriptionCancelled { .. } => "SubscriptionCancelled",
+            Self::RepublishRequested { .. } => "RepublishRequested",
         }
     }
 
@@ -122,7 +132,8 @@ impl SubscriptionEvent {
             | Self::AddOnRevoked { .. }
             | Self::SubscriptionSuspended { .. }
             | Self::SubscriptionReinstated { .. }
-            | Self::SubscriptionCancelled { .. } => "1.0.0",
+            | Self::SubscriptionCancelled { .. }
+            | Self::RepublishRequested { .. } => "1.0.0",
         }
     }
 
@@ -136,7 +147,8 @@ impl SubscriptionEvent {
             | Self::AddOnRevoked { at, .. }
             | Self::SubscriptionSuspended { at }
             | Self::SubscriptionReinstated { at }
-            | Self::SubscriptionCancelled { at, .. } => *at,
+            | Self::SubscriptionCancelled { at, .. }
+            | Self::RepublishRequested { at, .. } => *at,
         }
     }
 }

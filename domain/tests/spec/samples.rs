@@ -221,7 +221,8 @@ fn next_subscription_event(event: &SubscriptionEvent) -> Option<SubscriptionEven
             ends_at: day(30),
             at,
         },
-        Event::SubscriptionCancelled { .. } => return None,
+        Event::SubscriptionCancelled { .. } => Event::RepublishRequested { from: 7, at },
+        Event::RepublishRequested { .. } => return None,
     })
 }
 

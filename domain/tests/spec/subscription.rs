@@ -20,6 +20,7 @@ const EVERY_COMMAND_IN_EVERY_STAGE: &str = "
     suspend       | missing     | suspended | same      | over
     reinstate     | missing     | same      | active    | over
     cancel        | missing     | cancelled | cancelled | same
+    republish     | missing     | active    | suspended | cancelled
 ";
 
 /// The row of the table that a command is in; a new command needs one.
@@ -32,6 +33,7 @@ fn row(command: &SubscriptionCommand) -> &'static str {
         SubscriptionCommand::Suspend { .. } => "suspend",
         SubscriptionCommand::Reinstate { .. } => "reinstate",
         SubscriptionCommand::Cancel { .. } => "cancel",
+        SubscriptionCommand::RequestRepublish { .. } => "republish",
     }
 }
 
@@ -45,7 +47,7 @@ fn column(subscription: &TenantSubscription) -> &'static str {
     }
 }
 
-fn every_command() -> [SubscriptionCommand; 7] {
+fn every_command() -> [SubscriptionCommand; 8] {
     let at = day(20);
     [
         SubscriptionCommand::Start {
@@ -71,6 +73,7 @@ fn every_command() -> [SubscriptionCommand; 7] {
             ends_at: day(30),
             at,
         },
+        SubscriptionCommand::RequestRepublish { from: 1, at },
     ]
 }
 
@@ -309,4 +312,25 @@ fn a_subscription_that_never_started_stays_so_whatever_a_broken_history_says() {
             TenantSubscription::NotStarted
         );
     }
+}
+
+#[test]
+fn publishing_again_is_recorded_and_changes_nothing() {
+    given::<TenantSubscription>([started("pro")])
+        .when(SubscriptionCommand::RequestRepublish {
+            from: 7,
+            at: day(5),
+        })
+        .then([SubscriptionEvent::RepublishRequested {
+            from: 7,
+            at: day(5),
+        }]);
+    let requested = SubscriptionEvent::RepublishRequested {
+        from: 7,
+        at: day(5),
+    };
+    assert_eq!(
+        after::<TenantSubscription>([started("pro"), requested]),
+        after([started("pro")])
+    );
 }

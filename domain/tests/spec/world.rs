@@ -51,6 +51,7 @@ pub enum SubscriptionAsk {
     Suspend,
     Reinstate,
     Cancel(TimeDelta),
+    Republish,
 }
 
 /// What became of an append.
@@ -227,6 +228,7 @@ impl SubscriptionAsk {
                 ends_at: at + end,
                 at,
             },
+            Self::Republish => SubscriptionCommand::RequestRepublish { from: 1, at },
         }
     }
 }
@@ -295,5 +297,6 @@ fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
         2 => Just(SubscriptionAsk::Suspend),
         4 => Just(SubscriptionAsk::Reinstate),
         1 => end().prop_map(SubscriptionAsk::Cancel),
+        1 => Just(SubscriptionAsk::Republish),
     ]
 }

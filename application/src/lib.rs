@@ -17,6 +17,9 @@ pub mod keys;
 pub mod moves;
 pub mod shards;
 
+pub mod messages;
+pub mod republish;
+
 pub mod doorbell;
 pub mod news;
 pub mod processes;

@@ -32,6 +32,8 @@ use crate::tenants::Directory;
 pub const CARDS: &str = "cards";
 /// The landlord's read models.
 pub const LANDLORD: &str = "landlord";
+/// The publisher to the broker.
+pub const BROKER: &str = "broker";
 
 /// How long a read waits for its read model.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -221,13 +223,16 @@ impl Subscribers {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is no subscriber of this name; what the subscriber says.
+    /// [`Error::NotFound`] if there is no read model of this name; what the subscriber says.
     pub async fn rebuild(
         &self,
         name: &str,
         tenant: TenantId,
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, Error> {
+        if !self.is_read_model(name) {
+            return Err(Error::NotFound("read model"));
+        }
         let line = self.line(name)?;
         let store = self.stores.open(tenant).await?;
         let position = match line.subscriber.rebuild(&store, progress).await {
@@ -240,9 +245,16 @@ impl Subscribers {
         Ok(position)
     }
 
-    /// Whether there is a subscriber of this name.
-    pub fn knows(&self, name: &str) -> bool {
-        self.lines.contains_key(name)
+    /// Whether there is a subscriber of this name whose effect requests wait for.
+    pub fn is_read_model(&self, name: &str) -> bool {
+        let line = self.lines.get(name);
+        line.is_some_and(|line| line.subscriber.is_read_model())
+    }
+
+    /// What keeps a subscriber from its work with every tenant.
+    pub fn troubles(&self) -> Vec<(&'static str, String)> {
+        let trouble = |line: &Arc<Line>| Some((line.subscriber.name(), line.subscriber.trouble()?));
+        self.lines.values().filter_map(trouble).collect()
     }
 
     /// Runs `work` beside the subscribers; a stop waits for it.

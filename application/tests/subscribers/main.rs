@@ -12,6 +12,7 @@ use std::time::Duration;
 use application::cards::{Card, CardFilter, CardPage};
 use application::doorbell::Doorbell;
 use application::error::Error;
+use application::ports::checkpoints::{Checkpoints, Turn};
 use application::ports::restore::{OutcomePage, RestoreError, RestoringStore};
 use application::ports::{
     Append, AppendError, Appended, CardsView, Clock, HandlerError, Head, HistoryFilter, Ledger,
@@ -166,6 +167,23 @@ async fn the_sweep_finds_what_another_node_did_without_a_ring() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_are_left_to_another_node_until_its_turn_lapses() {
+    let house = House::new(vec![]);
+    let elsewhere = Turn::Elsewhere {
+        checkpoint: 2,
+        lapses_in: std::time::Duration::from_secs(8),
+    };
+    *house.script.turns.lock().expect("not poisoned") = vec![Turn::HereFrom(2), elsewhere];
+    house.append(3);
+    house.ring();
+    house.until(FollowerState::Running).await;
+    house.reached(3).await.expect_err("left to the other node");
+    assert!(house.handled().is_empty());
+    house.reached(3).await.expect("its turn has lapsed");
+    assert_eq!(house.handled(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn unknown_names_are_refused() {
     let house = House::new(vec![]);
     assert!(matches!(
@@ -214,9 +232,11 @@ impl House {
             tenant: TenantId::new(Uuid::from_u128(1)),
             ledger: Arc::<ListLedger>::clone(&ledger),
             cards: Arc::new(NoCards),
+            checkpoints: Arc::new(NoCheckpoints),
         });
         let script = Arc::new(Script {
             acts: Mutex::new(acts),
+            turns: Mutex::default(),
             handled: Mutex::default(),
             checkpoint: AtomicUsize::new(0),
         });
@@ -296,6 +316,7 @@ impl House {
 
 struct Script {
     acts: Mutex<Vec<Act>>,
+    turns: Mutex<Vec<Turn>>,
     handled: Mutex<Vec<Position>>,
     checkpoint: AtomicUsize,
 }
@@ -304,6 +325,11 @@ struct Script {
 impl Subscriber for Script {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    async fn turn(&self, _: &TenantStore) -> Result<Turn, Unavailable> {
+        let turn = self.turns.lock().expect("not poisoned").pop();
+        Ok(turn.unwrap_or(Turn::Here))
     }
 
     async fn checkpoint(&self, _: &TenantStore) -> Result<Position, Unavailable> {
@@ -477,6 +503,23 @@ impl CardsView for NoCards {
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
         Ok(None)
+    }
+}
+
+struct NoCheckpoints;
+
+#[async_trait]
+impl Checkpoints for NoCheckpoints {
+    async fn position(&self, _: &'static str) -> Result<Position, Unavailable> {
+        Ok(0)
+    }
+
+    async fn turn(&self, _: &'static str) -> Result<Turn, Unavailable> {
+        Ok(Turn::Here)
+    }
+
+    async fn advance(&self, _: &'static str, _: Position) -> Result<(), Unavailable> {
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod shards;
 pub mod tenants;
 
+pub mod checkpoints;
 pub mod projections;
 
 pub mod landlord;

@@ -215,6 +215,11 @@ impl ConnectedShards {
         )
     }
 
+    /// This process's own id.
+    pub(crate) const fn node(&self) -> Uuid {
+        self.node.id
+    }
+
     /// The database that a tenant's schema is in. Connections to one of the tenant's own are there
     /// for as long as anybody holds it.
     ///

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use domain::ids::TenantId;
 
 use super::{Missing, OpenStores, Opener, WHAT};
+use crate::checkpoints::FileCheckpoints;
 use crate::database::{Database, Older, unavailable};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
@@ -88,6 +89,7 @@ impl Opener for Files {
                     tenant,
                     ledger: Arc::clone(&ledger) as _,
                     cards: Arc::new(cards),
+                    checkpoints: Arc::new(FileCheckpoints::new(Arc::clone(&database))),
                 };
                 Ok((store, OpenFile { ledger, database }))
             }

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
+use crate::checkpoints::SchemaCheckpoints;
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::{self, PostgresLedger};
 use crate::projections::cards::postgres::PostgresCards;
@@ -164,10 +165,12 @@ impl Opener for Schemas {
             self.waiting_max,
         );
         let ledger = Arc::new(ledger.await?);
+        let (room, clock) = (place.shard.room(tenant), Arc::clone(&self.clock));
         let store = TenantStore {
             tenant,
             ledger: Arc::clone(&ledger) as _,
             cards: Arc::new(cards),
+            checkpoints: Arc::new(SchemaCheckpoints::new(room, self.shards.node(), clock)),
         };
         let open = OpenSchema {
             ledger,

@@ -17,6 +17,8 @@ pub mod tenants;
 pub mod checkpoints;
 pub mod projections;
 
+pub mod rabbitmq;
+
 pub mod landlord;
 pub mod news;
 

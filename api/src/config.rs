@@ -3,6 +3,8 @@
 //! A flag wins over its variable, a variable over the default. Bad configuration ends the process
 //! at once with one line that names the knob and what is wrong with it.
 
+mod broker;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use application::keys::Secret;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::ids::TenantId;
+
+pub use self::broker::{AmqpAddress, AmqpUrl, Broker};
 
 /// The fewest characters of a configured landlord key.
 const LANDLORD_KEY_LENGTH_MIN: usize = 12;
@@ -151,6 +155,10 @@ pub struct Config {
         default_value = "text"
     )]
     pub log_format: LogFormat,
+
+    /// Where the broker is.
+    #[command(flatten)]
+    pub broker: Broker,
 
     /// Bounds on requests.
     #[command(flatten)]
@@ -331,6 +339,7 @@ impl CommandLine {
                  characters without spaces"
             ));
         }
+        self.config.broker.check()?;
         let known_key = self.config.landlord_api_key.is_none();
         if matches!(self.role(), Role::Demo) && known_key && !self.config.listen.ip().is_loopback()
         {
@@ -407,6 +416,11 @@ mod tests {
             (&["--header-timeout-s=-1"], "HEADER_TIMEOUT_S"),
             (&["--log-format", "xml"], "LOG_FORMAT"),
             (&["--migrate", "perhaps"], "MIGRATE"),
+            (&["--amqp-url", "http://broker"], "AMQP_URL"),
+            (
+                &["--amqp-url", "amqp://b", "--amqp-url-file", "f"],
+                "AMQP_URL_FILE",
+            ),
             (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
             (&["--nope"], "--nope"),
             (&["dance"], "dance"),
@@ -423,6 +437,7 @@ mod tests {
         for store in ["postgre://u:opensesame@h/db", "postgres:/u:opensesame@h/db"] {
             assert!(!bad(&["--store", store]).contains("opensesame"));
         }
+        assert!(!bad(&["--amqp-url", "ampq://u:opensesame@h"]).contains("opensesame"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Context;
 use api::config::{CommandLine, Config, LogFormat, Role, Stop, Store, Tenants};
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
-use api::wiring::Service;
+use api::wiring::{Service, broker};
 use api::{Api, archive, demo, docs, first_minutes, server, verify};
 use application::error::causes;
 use domain::ids::TenantId;
@@ -17,8 +17,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
-const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";
+/// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything, and
+/// what the broker's library has to say the publisher says itself, once and not for every message.
+const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn,lapin=off";
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -69,7 +70,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
     meter::install();
     let config = &line.config;
-    let service = open(line).await?;
+    let service = open_with(line, broker::address(&config.broker)?).await?;
     let configured = match demo {
         true => Some(demo::landlord_key(config)),
         false => config.landlord_api_key(),
@@ -146,6 +147,7 @@ async fn import_all(line: &CommandLine, from: &Path, service: &Service) -> anyho
         &Store::Sqlite(from.into()),
         &line.config.limits,
         line.config.migrate,
+        None,
     )
     .await?;
     let done = archive::import_all(&source.application, &service.application, &Terminal).await;
@@ -187,9 +189,14 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Only who serves publishes.
 async fn open(line: &CommandLine) -> anyhow::Result<Service> {
+    open_with(line, None).await
+}
+
+async fn open_with(line: &CommandLine, broker: Option<broker::Address>) -> anyhow::Result<Service> {
     let migrate = line.config.migrate || matches!(line.role(), Role::Migrate);
-    Service::open(&line.store(), &line.config.limits, migrate)
+    Service::open(&line.store(), &line.config.limits, migrate, broker)
         .await
         .context("STORE")
 }

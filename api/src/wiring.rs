@@ -5,6 +5,7 @@
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
 //! timer going; stopping undoes that in the opposite order.
 
+pub mod broker;
 mod embedded;
 mod postgres;
 
@@ -34,6 +35,8 @@ use infrastructure::clock::{SystemClock, SystemRandom};
 use infrastructure::database::Older;
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::landlord::LandlordReadModel;
+use infrastructure::rabbitmq::BrokerPublisher;
+use infrastructure::rabbitmq::address::Address;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +52,7 @@ pub struct Service {
     pub application: Arc<Application>,
     /// What moves tenants; none on the embedded store.
     pub mover: Option<Mover>,
+    publisher: Option<Arc<BrokerPublisher>>,
     engine: Arc<dyn Engine>,
     news: LandlordNews,
     sweep_interval: Duration,
@@ -93,12 +97,18 @@ pub enum LandlordKey {
 
 impl Service {
     /// Opens everything in `store`. Schemas that are older than this program are brought up to date
-    /// if it is to `migrate`, and refused otherwise.
+    /// if it is to `migrate`, and refused otherwise. Everything is published to `broker`, if there is
+    /// one, once it is started.
     ///
     /// # Errors
     ///
     /// What cannot be had, and why.
-    pub async fn open(store: &Store, limits: &Limits, migrate: bool) -> Result<Self, Unavailable> {
+    pub async fn open(
+        store: &Store,
+        limits: &Limits,
+        migrate: bool,
+        broker: Option<Address>,
+    ) -> Result<Self, Unavailable> {
         let older = match migrate {
             true => Older::Migrate,
             false => Older::Refuse,
@@ -112,8 +122,10 @@ impl Service {
             }
         };
         let overviews = adapters.overviews;
-        let subscribers: Vec<Arc<dyn Subscriber>> =
+        let mut subscribers: Vec<Arc<dyn Subscriber>> =
             vec![adapters.cards, Arc::clone(&overviews) as _];
+        let publisher = broker.map(|address| Arc::new(BrokerPublisher::new(address)));
+        subscribers.extend(publisher.clone().map(|it| it as _));
         let stores = adapters.stores;
         let subscribers = Subscribers::new(
             subscribers,
@@ -140,6 +152,7 @@ impl Service {
         Ok(Self {
             application: Arc::new(application),
             mover: adapters.mover,
+            publisher,
             engine: adapters.engine,
             news: adapters.news,
             sweep_interval: limits.sweep_interval,
@@ -192,6 +205,9 @@ impl Service {
     /// Starts subscribers and timer, and what finishes tenants that were left half made. Waits for
     /// no store.
     pub fn start(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.start();
+        }
         // First the subscribers: a store rings once when it is opened, and they must hear it.
         let application = &self.application;
         application.subscribers.start(&application.directory);
@@ -227,12 +243,18 @@ impl Service {
         })
     }
 
-    /// Stops the timer, then the subscribers, then closes the stores.
+    /// Stops the timer, then the subscribers, then closes the broker's connection and the stores.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(publisher) = &self.publisher {
+            publisher.stop();
+        }
         self.application.subscribers.stop().await;
+        if let Some(publisher) = &self.publisher {
+            publisher.close().await;
+        }
         self.engine.close().await;
     }
 }

@@ -42,14 +42,18 @@ pub struct BrokerPublisher {
 }
 
 impl BrokerPublisher {
-    /// A publisher to the broker at `address`, which it connects to from now on, for as long as it
-    /// takes.
-    pub fn start(address: Address) -> Self {
-        let link = Arc::new(Link::new(address));
-        let task = TaskTracker::new();
-        task.spawn(Arc::clone(&link).run());
-        task.close();
-        Self { link, task }
+    /// A publisher to the broker at `address`, not connected yet.
+    pub fn new(address: Address) -> Self {
+        Self {
+            link: Arc::new(Link::new(address)),
+            task: TaskTracker::new(),
+        }
+    }
+
+    /// Connects from now on, for as long as it takes.
+    pub fn start(&self) {
+        self.task.spawn(Arc::clone(&self.link).run());
+        self.task.close();
     }
 
     /// Takes nothing more, and lets go of what waits. What is not confirmed is published again
@@ -61,6 +65,7 @@ impl BrokerPublisher {
     /// Closes the connection; after [`Self::stop`], when nobody publishes any more.
     pub async fn close(&self) {
         self.link.close();
+        self.task.close();
         self.task.wait().await;
     }
 

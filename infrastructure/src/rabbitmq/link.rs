@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::connect::{HangUp, Lost, connect, step};
+use self::connect::{HangUp, Lost, connect};
 use super::address::Address;
 use super::topology::EXCHANGE;
 
@@ -28,7 +28,7 @@ use super::topology::EXCHANGE;
 const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(4);
 /// How long a confirm may take: a broker under load syncs to disk and agrees with its replicas.
 const CONFIRM_MAX: Duration = Duration::from_secs(30);
-/// How long confirms are waited for when the process is asked to stop.
+/// How long confirms, and then the broker's farewell, are waited for when the process is asked to stop.
 const GRACE: Duration = Duration::from_secs(2);
 /// The first pause before another connection; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -279,7 +279,7 @@ impl Link {
             () = broken.token.cancelled() => broken.why(),
             () = self.closing.cancelled() => {
                 // So that the broker need not wonder; what goes wrong now is of no interest.
-                let _ = step("closing", connection.close(200, "OK".into())).await;
+                let _ = timeout(GRACE, connection.close(200, "OK".into())).await;
                 "closed".to_owned()
             }
         };

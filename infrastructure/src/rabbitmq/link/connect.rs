@@ -91,9 +91,10 @@ impl Drop for HangUp {
 /// Connects, declares what is needed, and opens the channel to publish on.
 pub async fn connect(address: &Address, hang_up: &HangUp) -> Result<(Connection, Channel), Lost> {
     let runtime = lapin::runtime::default_runtime().map_err(Lost::of)?;
-    let (trust, sockets) = (address.trust.clone(), hang_up.0.clone());
+    let (address, sockets) = (address.clone(), hang_up.0.clone());
+    let uri = address.uri.clone();
     let connecting = Connection::connector(
-        address.uri.clone(),
+        uri,
         runtime,
         async move |uri, runtime| {
             let authority = (uri.authority.host.clone(), uri.authority.port);
@@ -108,7 +109,7 @@ pub async fn connect(address: &Address, hang_up: &HangUp) -> Result<(Connection,
                 AMQPScheme::AMQP => stream,
                 AMQPScheme::AMQPS => {
                     let host = &uri.authority.host;
-                    stream.into_tls(host, trust.as_ref()).await?
+                    stream.into_rustls(&address.encryption()?, host).await?
                 }
             })
         },

@@ -36,6 +36,9 @@ mod torture;
 mod audit;
 mod subscribers;
 
+mod broker_down;
+mod messages;
+
 mod header_tricks;
 mod problems;
 mod slow_clients;

@@ -10,6 +10,9 @@ needs='
 cc     gcc    Cargo.toml
 curl   curl   tests/smoke.sh
 pg_ctlcluster postgresql tests/servers/postgres.rs
+rabbitmqctl rabbitmq-server tests/servers/rabbitmq.rs
+openssl openssl tests/servers/rabbitmq.rs
+/usr/lib/python3/dist-packages/pika/__init__.py python3-pika tests/consumers/billing.py
 '
 
 install_missing() {

@@ -5,7 +5,10 @@ pub mod client;
 pub mod clock;
 #[path = "servers/postgres.rs"]
 pub mod cluster;
+pub mod messages;
 pub mod proxy;
+#[path = "servers/rabbitmq.rs"]
+pub mod rabbitmq;
 pub mod raw;
 pub mod recount;
 pub mod service;

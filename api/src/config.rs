@@ -69,6 +69,8 @@ pub enum Role {
     Tenants(Tenants),
     /// Print the HTTP contract (OpenAPI 3.1)
     Openapi,
+    /// Print the contract of messages (AsyncAPI 3.0)
+    Asyncapi,
 }
 
 /// What is done with a tenant as a whole.

@@ -5,6 +5,8 @@ pub mod tenants;
 
 pub mod shards;
 
+pub mod republish;
+
 pub mod catalogue;
 pub mod keys;
 pub mod subscribers;

@@ -17,6 +17,7 @@ pub mod gate;
 pub mod audit;
 pub mod landlord;
 
+pub mod asyncapi;
 pub mod docs;
 pub mod health;
 
@@ -149,6 +150,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))
         .routes(routes!(landlord::subscriptions::cancel))
+        .routes(routes!(landlord::republish::republish))
         .routes(routes!(
             landlord::shards::list_shards,
             landlord::shards::add_shard

@@ -10,7 +10,7 @@ use api::config::{CommandLine, Config, LogFormat, Role, Stop, Store, Tenants};
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::{Service, broker};
-use api::{Api, archive, demo, docs, first_minutes, server, verify};
+use api::{Api, archive, asyncapi, demo, docs, first_minutes, server, verify};
 use application::error::causes;
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 fn run(line: &CommandLine) -> anyhow::Result<()> {
     match line.role() {
         Role::Openapi => print(&docs::contract_text()),
+        Role::Asyncapi => print(&asyncapi::contract_text()),
         Role::Verify { file } => return check(&file),
         Role::Serve => block_on(serve(line, false))?,
         Role::Demo => block_on(serve(line, true))?,

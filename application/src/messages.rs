@@ -23,6 +23,22 @@ use crate::ports::RecordedEvent;
 
 /// The media type of a message's body.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The topic exchange that every message is published to.
+pub const EXCHANGE: &str = "digital-card.events";
+/// The billing consumers' queue.
+pub const BILLING_QUEUE: &str = "digital-card.billing";
+/// What billing has rejected or failed on too often: an exchange, and the queue behind it.
+pub const BILLING_DEAD_LETTERS: &str = "digital-card.billing.dead-letters";
+/// The routing keys that the billing consumers' queue is bound to: what a biller needs.
+pub const BILLED: [&str; 7] = [
+    "card.issued.#",
+    "card.revoked.#",
+    "card.expired.#",
+    "card.renewed.#",
+    "card.replaced.#",
+    "subscription.#",
+    "usage.#",
+];
 /// Who publishes, as CloudEvents' `source`.
 pub const SOURCE: &str = "/digital-card";
 

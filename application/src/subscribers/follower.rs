@@ -229,6 +229,7 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
     let store = line.stores.open(tenant).await?;
     match line.subscriber.turn(&store).await? {
         Turn::Here => {}
+        Turn::HereFrom(checkpoint) if follower.progress().checkpoint == Some(checkpoint) => {}
         Turn::HereFrom(checkpoint) => follower.advance(checkpoint),
         Turn::Elsewhere {
             checkpoint,

@@ -9,7 +9,7 @@ mod connect;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use application::messages::{CONTENT_TYPE, Message};
+use application::messages::{CONTENT_TYPE, EXCHANGE, Message};
 use application::ports::Unavailable;
 use futures::StreamExt;
 use lapin::options::BasicPublishOptions;
@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::{HangUp, Lost, connect};
 use super::address::Address;
-use super::topology::EXCHANGE;
 
 /// How long whoever publishes waits for a connection before it says that there is none.
 const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(4);
@@ -111,6 +110,7 @@ impl Link {
                 Ok(())
             }
             Err(why) => {
+                counter!("broker_batches_repeated_total").increment(1);
                 line.broken.say(&why);
                 Err(Unavailable::because(WHAT, why))
             }

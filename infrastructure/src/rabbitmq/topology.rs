@@ -4,26 +4,13 @@
 //! Declaring also checks: the broker refuses what is there with other arguments (406), and nothing
 //! of ours changes it. Other queues are their owners' to declare and bind.
 
+use application::messages::{
+    BILLED, BILLING_DEAD_LETTERS as DEAD_LETTERS, BILLING_QUEUE as BILLING, EXCHANGE,
+};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-/// Where every message is published.
-pub const EXCHANGE: &str = "digital-card.events";
-/// The billing consumers' queue.
-const BILLING: &str = "digital-card.billing";
-/// Where the broker sends what billing has rejected or failed on too often.
-const DEAD_LETTERS: &str = "digital-card.billing.dead-letters";
-/// What a biller needs.
-const BILLED: [&str; 7] = [
-    "card.issued.#",
-    "card.revoked.#",
-    "card.expired.#",
-    "card.renewed.#",
-    "card.replaced.#",
-    "subscription.#",
-    "usage.#",
-];
 /// How often a message may be given back before it is a dead letter. Enough for a consumer that
 /// restarts, few enough that a message that breaks it does not block the others for long.
 const DELIVERY_LIMIT: i64 = 20;

@@ -17,9 +17,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything, and
-/// what the broker's library has to say the publisher says itself, once and not for every message.
-const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn,lapin=off";
+/// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
+const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";
+/// What is not logged whatever `RUST_LOG` says: the broker's library shows every message that comes
+/// back, and at its finest the login. What it has to say the publisher says.
+const LOG_NEVER: [&str; 3] = ["lapin=off", "amq_protocol=off", "async_rs=off"];
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -223,6 +225,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let never = LOG_NEVER.iter().filter_map(|target| target.parse().ok());
+    let filter = never.fold(filter, EnvFilter::add_directive);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -25,7 +25,7 @@ struct Keeper {
 /// Starts the node, says where it is, does as it is told, and ends it when nobody holds the input any
 /// more. Its certificate is signed by an authority of its own, in `authority.pem`.
 const KEEPER: &str = r#"
-set -eu
+set -euf # none of the words that it is told is a pattern
 directory=$(mktemp -d)
 trap '{ kill -KILL $server $names; wait; } 2>/dev/null; rm -rf "$directory"' EXIT
 server= names=

@@ -134,16 +134,7 @@ impl Reader {
         all
     }
 
-    /// Whatever comes within a moment.
-    pub async fn meanwhile(&mut self, moment: Duration) -> Vec<Message> {
-        let mut all = Vec::new();
-        while let Ok(message) = timeout(moment, self.try_next()).await {
-            all.push(message);
-        }
-        all
-    }
-
-    /// Asks the broker to close the channel with an error, by the way of any channel of its own.
+    /// Its way to the broker.
     pub fn channel(&self) -> &Channel {
         &self.open.channel
     }
@@ -151,10 +142,13 @@ impl Reader {
 
 impl Open {
     async fn consuming(connection: Connection, channel: Channel, queue: &str) -> Option<Self> {
+        eprintln!("consuming {:?}", super::now());
         let options = BasicQosOptions::default();
         channel.basic_qos(IN_HAND_MAX, options).await.ok()?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let messages = channel.basic_consume(queue.into(), "reader".into(), options, none);
+        let messages = channel.basic_consume(queue.into(), "reader".into(), options, none).await;
+        eprintln!("consuming {:?} {:?}", super::now(), messages);
+        let messages = async { messages };
         Some(Self {
             messages: messages.await.ok()?,
             channel,

@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause after a refusal, which will be the same until somebody changes something.
-const PAUSE_REFUSED: Duration = Duration::from_secs(15);
+const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// How many batches wait for the publishing task, beside those of who waits to hand one over.
 const BATCHES_WAITING_MAX: usize = 16;
 

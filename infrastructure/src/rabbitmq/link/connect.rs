@@ -144,11 +144,10 @@ pub async fn step<T>(
 
 impl Lost {
     fn of(error: lapin::Error) -> Self {
-        let code = match error.kind() {
-            ErrorKind::ProtocolError(said) => Some(said.get_id()),
-            _ => None,
+        let (code, why) = match error.kind() {
+            ErrorKind::ProtocolError(said) => (Some(said.get_id()), said.get_message().to_string()),
+            _ => (None, error.to_string()),
         };
-        let why = error.to_string();
         match code {
             Some(PRECONDITION_FAILED) => Self::Conflict(why),
             Some(code) if REFUSALS.contains(&code) => Self::Refused(why),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::messages::{broker_line, ready_errors};
-use crate::support::messages::{Reader, in_order};
+use crate::support::messages::{Reader, in_order, settle};
 use crate::support::proxy::{Fate, Proxy, Which};
 use crate::support::rabbitmq::Broker;
 use crate::support::{Client, Options, Service, eventually};
@@ -86,6 +86,7 @@ impl Told {
 async fn a_broker_that_was_killed_is_told_the_rest_when_it_is_back() {
     let broker = broker().await;
     let mut told = Told::by_way_of(&broker.url(), &broker).await;
+    settle().await;
     told.issue(50).await;
     broker.crash();
     told.issue(50).await;

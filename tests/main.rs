@@ -37,6 +37,7 @@ mod audit;
 mod subscribers;
 
 mod broker_down;
+mod broker_torture;
 mod messages;
 
 mod header_tricks;

@@ -17,12 +17,18 @@ use lapin::{Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{DEADLINE, eventually, unique};
+use super::{DEADLINE, unique};
 use crate::house::root;
 
 const EXCHANGE: &str = "digital-card.events";
 /// How many messages a reader may have in hand.
 const IN_HAND_MAX: u16 = 500;
+
+/// How long connecting or consuming may take.
+const STEP_MAX: Duration = Duration::from_secs(3);
+
+/// How long a queue must have been there; it is broken after 0.1 s and whole after 5 s.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A queue and its only consumer.
 pub struct Reader {
@@ -117,11 +123,21 @@ impl Reader {
                 }
                 // Lost before it was acknowledged, so it comes again.
             }
-            self.open = eventually("the reader is connected again", || async {
+            self.open = self.open_again().await;
+        }
+    }
+
+    async fn open_again(&self) -> Open {
+        let mut rhythm = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            rhythm.tick().await;
+            let open = async {
                 let (connection, channel) = connect(&self.url).await?;
                 Open::consuming(connection, channel, &self.queue).await
-            })
-            .await;
+            };
+            if let Ok(Some(open)) = timeout(STEP_MAX, open).await {
+                return open;
+            }
         }
     }
 
@@ -142,13 +158,10 @@ impl Reader {
 
 impl Open {
     async fn consuming(connection: Connection, channel: Channel, queue: &str) -> Option<Self> {
-        eprintln!("consuming {:?}", super::now());
         let options = BasicQosOptions::default();
         channel.basic_qos(IN_HAND_MAX, options).await.ok()?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let messages = channel.basic_consume(queue.into(), "reader".into(), options, none).await;
-        eprintln!("consuming {:?} {:?}", super::now(), messages);
-        let messages = async { messages };
+        let messages = channel.basic_consume(queue.into(), "reader".into(), options, none);
         Some(Self {
             messages: messages.await.ok()?,
             channel,
@@ -157,12 +170,15 @@ impl Open {
     }
 }
 
+/// Waits until queues outlive a `kill -9` of the broker: RabbitMQ 3.10 never finds a leader again for
+/// one that was made a moment before.
+pub async fn settle() {
+    let _ = timeout(SETTLED_AFTER, std::future::pending::<()>()).await;
+}
+
 async fn connect(url: &str) -> Option<(Connection, Channel)> {
     let connecting = Connection::connect(url, ConnectionProperties::default());
-    let connection = timeout(Duration::from_secs(5), connecting)
-        .await
-        .ok()?
-        .ok()?;
+    let connection = timeout(STEP_MAX, connecting).await.ok()?.ok()?;
     let channel = connection.create_channel().await.ok()?;
     Some((connection, channel))
 }

@@ -9,6 +9,7 @@ use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
+use crate::shards::{database, node};
 use crate::support::client::id;
 use crate::support::messages::{Message, Reader, SCHEMAS, contract, in_order};
 use crate::support::rabbitmq::Broker;
@@ -391,6 +392,32 @@ fn a_broker_that_cannot_be_is_told_in_one_line() {
         );
         assert!(!said.contains("sesame"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_moved_is_published_on_from_where_it_was() {
+    let (store, second) = (database(), database());
+    let service = Service::started_by(
+        node(&store)
+            .env("SECOND", &second)
+            .env("AMQP_URL", BROKER.url()),
+    );
+    let shard = json!({ "name": "second", "url": "env:SECOND", "open": false });
+    let added = service.landlord().post("/v1/landlord/shards", &shard).await;
+    added.expect(201);
+    let tenant = service.tenant("pro").await;
+    for index in 0..10 {
+        tenant.issue(&format!("Before {index}")).await;
+    }
+    published(&service, &tenant).await;
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    let mut mover = command();
+    mover.args(["tenants", "move", tenant.id(), "second"]);
+    let (status, said) = run(mover.env("STORE", &store).env("SECOND", &second));
+    assert!(status.success(), "{said}");
+    tenant.issue("After").await;
+    let told = reader.up_to(12).await;
+    assert_eq!(in_order(&told), [12], "nothing from before came again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

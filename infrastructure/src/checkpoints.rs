@@ -103,6 +103,7 @@ struct Texts {
     take: String,
     held: String,
     advance: String,
+    bring: String,
 }
 
 impl SchemaCheckpoints {
@@ -126,6 +127,11 @@ impl SchemaCheckpoints {
                  case when it.holder = excluded.holder then excluded.held_until \
                  else it.held_until end \
                  returning it.holder is not distinct from $3"
+            ),
+            bring: format!(
+                "insert into {table} as it (subscriber, position) values ($1, $2) \
+                 on conflict (subscriber) do update \
+                 set position = greatest(it.position, excluded.position)"
             ),
         };
         Self {
@@ -188,6 +194,24 @@ impl SchemaCheckpoints {
         let held = connection.done(stored)?;
         self.holds_until(subscriber, held.then_some(until));
         Ok(())
+    }
+
+    /// The subscriber has handled everything up to `position`, elsewhere; it is nobody's turn for that.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`]: it may have been stored.
+    pub async fn bring(&self, subscriber: &str, position: Position) -> Result<(), Unavailable> {
+        let brought = async {
+            let mut connection = self.room.connection().await?;
+            let brought = sqlx::query(&self.texts.bring)
+                .bind(subscriber)
+                .bind(row::column(position))
+                .execute(connection.work());
+            let brought = limited(brought).await;
+            connection.done(brought).map(drop)
+        };
+        brought.await.map_err(unavailable(WHAT))
     }
 
     fn holds_until(&self, subscriber: &'static str, until: Option<i64>) {

@@ -10,11 +10,15 @@
 mod compare;
 mod connection;
 mod delays;
+mod publish;
 mod service;
 mod store;
 
 #[path = "../servers/postgres.rs"]
 mod postgres;
+#[path = "../servers/rabbitmq.rs"]
+#[expect(dead_code, reason = "nothing is killed here")]
+mod rabbitmq;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,6 +76,9 @@ enum Command {
     /// Issue cards on PostgreSQL on this service and on a stock one of the same libraries, and
     /// insert events with pgbench, in turn; print the ratios
     Compare(compare::Options),
+    /// Publish to a private RabbitMQ node: the time to the delivery at half load, and events/s beside
+    /// a bare publisher; print the ratio
+    Publish(publish::Options),
     /// Be the stock service, on an empty database
     #[command(hide = true)]
     Stock,
@@ -109,6 +116,7 @@ fn main() -> anyhow::Result<()> {
     match &options.command {
         None => issuances(&options, &binary, &runtime),
         Some(Command::Compare(options)) => runtime.block_on(compare::compare(options, &binary)),
+        Some(Command::Publish(options)) => runtime.block_on(publish::publish(options, &binary)),
         Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
     }
 }
@@ -204,9 +212,8 @@ async fn measure(
         let key = keys[number % tenants].clone();
         let connection = Connection::open(service.address()).await?;
         let pace = options.rate.map(|rate| Pace::of(rate, number, connections));
-        clients.push(tokio::spawn(issue(
-            connection, key, number, pace, begin, end,
-        )));
+        let name = number.to_string();
+        clients.push(tokio::spawn(issue(connection, key, name, pace, begin, end)));
     }
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
@@ -283,7 +290,7 @@ impl Pace {
 async fn issue(
     mut connection: Connection,
     key: String,
-    number: usize,
+    name: String,
     mut pace: Option<Pace>,
     begin: Instant,
     end: Instant,
@@ -291,9 +298,9 @@ async fn issue(
     let mut latencies = Vec::with_capacity(1 << 16);
     for index in 0_u64.. {
         let body = format!(
-            r#"{{"holder":{{"name":"Holder {number} {index}","email":"h{number}.{index}@example.com"}}}}"#
+            r#"{{"holder":{{"name":"Holder {name} {index}","email":"h{name}.{index}@example.com"}}}}"#
         );
-        let idempotency = format!("load-{number}-{index}");
+        let idempotency = format!("load-{name}-{index}");
         connection.write_post("/v1/cards", &key, &idempotency, &body);
         let asked = match &mut pace {
             Some(pace) => pace.wait().await,

@@ -40,6 +40,18 @@ impl Service {
         Self::spawn_on(&mut command, store)
     }
 
+    /// Starts `binary` on a store that others may have used, publishing to a broker, if any.
+    pub fn start_publishing(
+        binary: &Path,
+        store: &Arc<Store>,
+        broker: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.envs(broker.map(|url| ("AMQP_URL", url)));
+        Self::spawn_on(&mut command, Arc::clone(store))
+    }
+
     /// Starts a service by this command, which is told the store and says where it listens.
     pub fn spawn(command: &mut Command, store: Store) -> anyhow::Result<Self> {
         Self::spawn_on(command, Arc::new(store))

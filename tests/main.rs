@@ -37,7 +37,7 @@ mod audit;
 mod subscribers;
 
 mod broker_down;
-mod broker_torture;
+mod broker_kills;
 mod messages;
 
 mod header_tricks;

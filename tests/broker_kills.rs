@@ -1,9 +1,9 @@
 //! The big run of the broker: tenants under load while the broker, nodes, or both are killed at
 //! random; whoever reads misses nothing, and hears of each tenant in the order of its ledger.
 //!
-//! `BROKER_TORTURE_SEED` repeats the draws of a run, which prints it, though not its timing;
-//! `BROKER_TORTURE_EVENTS` and `BROKER_TORTURE_KILLS` say how much. The full one, on either engine:
-//! `BROKER_TORTURE_EVENTS=50000 BROKER_TORTURE_KILLS=20 cargo test -p api --test it broker_torture -- --nocapture`,
+//! `BROKER_SEED` repeats the draws of a run, which prints it, though not its timing;
+//! `BROKER_EVENTS` and `BROKER_KILLS` say how much. The full one, on either engine:
+//! `BROKER_EVENTS=50000 BROKER_KILLS=20 cargo test -p api --test it broker_kills -- --nocapture`,
 //! and the same with `TESTS_ON=postgres`, where there are two nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,9 +40,9 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_killed_everything_is_told_in_order() {
-    let events = number("BROKER_TORTURE_EVENTS", EVENTS);
-    let kills = number("BROKER_TORTURE_KILLS", KILLS);
-    let mut chance = Chance::of("BROKER_TORTURE_SEED");
+    let events = number("BROKER_EVENTS", EVENTS);
+    let kills = number("BROKER_KILLS", KILLS);
+    let mut chance = Chance::of("BROKER_SEED");
     let begun = Instant::now();
     let broker = Arc::new(Broker::start());
     let heard = hear_everything(&broker).await;
@@ -239,7 +239,7 @@ impl Issuing {
 
     /// Tries on one node after the other, under one key, until it is done.
     async fn insist(&self, number: u64) {
-        let key = format!("torture-{number}");
+        let key = format!("kills-{number}");
         let body = json!({ "holder": { "name": format!("Holder {number}") }, "activate": true });
         let mut rhythm = tokio::time::interval(PAUSE);
         for turn in 0.. {

@@ -25,7 +25,7 @@ const EXCHANGE: &str = "digital-card.events";
 const IN_HAND_MAX: u16 = 500;
 
 /// How long connecting or consuming may take.
-const STEP_MAX: Duration = Duration::from_secs(3);
+const STEP_MAX: Duration = Duration::from_secs(8);
 
 /// How long a queue must have been there; it is broken after 0.1 s and whole after 5 s.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
@@ -92,10 +92,14 @@ impl Reader {
             );
             bound.await.expect("bound");
         }
-        let open = Open::consuming(connection, channel, &queue).await;
+        let messages = Open::consuming(&channel, &queue).await;
         Self {
             url: url.to_owned(),
-            open: open.expect("a consumer"),
+            open: Open {
+                messages: messages.expect("a consumer"),
+                channel,
+                _connection: connection,
+            },
             queue,
         }
     }
@@ -131,13 +135,19 @@ impl Reader {
         let mut rhythm = tokio::time::interval(Duration::from_millis(100));
         loop {
             rhythm.tick().await;
-            let open = async {
-                let (connection, channel) = connect(&self.url).await?;
-                Open::consuming(connection, channel, &self.queue).await
+            let Some((connection, channel)) = connect(&self.url).await else {
+                continue;
             };
-            if let Ok(Some(open)) = timeout(STEP_MAX, open).await {
-                return open;
+            let consuming = Open::consuming(&channel, &self.queue);
+            if let Ok(Some(messages)) = timeout(STEP_MAX, consuming).await {
+                return Open {
+                    messages,
+                    channel,
+                    _connection: connection,
+                };
             }
+            // What it was sent all the same would wait for it for ever.
+            let _ = timeout(STEP_MAX, connection.close(200, "OK".into())).await;
         }
     }
 
@@ -157,16 +167,12 @@ impl Reader {
 }
 
 impl Open {
-    async fn consuming(connection: Connection, channel: Channel, queue: &str) -> Option<Self> {
+    async fn consuming(channel: &Channel, queue: &str) -> Option<Consumer> {
         let options = BasicQosOptions::default();
         channel.basic_qos(IN_HAND_MAX, options).await.ok()?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let messages = channel.basic_consume(queue.into(), "reader".into(), options, none);
-        Some(Self {
-            messages: messages.await.ok()?,
-            channel,
-            _connection: connection,
-        })
+        messages.await.ok()
     }
 }
 

@@ -3,34 +3,33 @@
 //! The ledger here is a list and the subscriber a script, because no real one fails on command.
 //! Time is tokio's paused clock, so pauses between tries take none.
 
+mod absent;
 mod samples;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use application::cards::{Card, CardFilter, CardPage};
 use application::doorbell::Doorbell;
 use application::error::Error;
-use application::ports::checkpoints::{Checkpoints, Turn};
+use application::ports::checkpoints::Turn;
 use application::ports::restore::{OutcomePage, RestoreError, RestoringStore};
 use application::ports::{
-    Append, AppendError, Appended, CardsView, Clock, HandlerError, Head, HistoryFilter, Ledger,
-    RecordedEvent, RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores,
-    Unavailable,
+    Append, AppendError, Appended, Clock, HandlerError, Head, HistoryFilter, Ledger, RecordedEvent,
+    RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores, Unavailable,
 };
 use application::subscribers::{FollowerState, Progress, Subscribers};
 use application::tenants::{Directory, Tenant};
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use cqrs_es::persist::SerializedEvent;
 use domain::chain::Hash;
 use domain::event::AggregateKind;
-use domain::ids::{CardId, Position, TenantId};
+use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 use uuid::Uuid;
 
+use crate::absent::{Epoch, NoCards, NoCheckpoints};
 use crate::samples::{event, tenant};
 
 const NAME: &str = "scripted";
@@ -479,54 +478,5 @@ impl TenantStores for OneStore {
             true => vec![self.store.tenant],
             false => vec![],
         }
-    }
-}
-
-struct NoCards;
-
-#[async_trait]
-impl CardsView for NoCards {
-    async fn get(&self, _: CardId) -> Result<Option<Card>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn list(&self, _: &CardFilter) -> Result<CardPage, Unavailable> {
-        Ok(CardPage {
-            items: vec![],
-            next: None,
-        })
-    }
-
-    async fn due(&self, _: DateTime<Utc>, _: usize) -> Result<Vec<CardId>, Unavailable> {
-        Ok(vec![])
-    }
-
-    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        Ok(None)
-    }
-}
-
-struct NoCheckpoints;
-
-#[async_trait]
-impl Checkpoints for NoCheckpoints {
-    async fn position(&self, _: &'static str) -> Result<Position, Unavailable> {
-        Ok(0)
-    }
-
-    async fn turn(&self, _: &'static str) -> Result<Turn, Unavailable> {
-        Ok(Turn::Here)
-    }
-
-    async fn advance(&self, _: &'static str, _: Position) -> Result<(), Unavailable> {
-        Ok(())
-    }
-}
-
-struct Epoch;
-
-impl Clock for Epoch {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH
     }
 }

@@ -61,37 +61,13 @@ pub struct Message {
 impl Reader {
     /// A queue of its own that is there from now on, bound to these routing keys.
     pub async fn of(url: &str, keys: &[&str]) -> Self {
-        let queue = unique("reader");
+        let queue = collect(url, keys).await;
+        Self::at(url, queue).await
+    }
+
+    /// Whoever takes what is in a queue.
+    pub async fn at(url: &str, queue: String) -> Self {
         let (connection, channel) = connect(url).await.expect("the broker");
-        let durable = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        let (name, topic) = (EXCHANGE.into(), ExchangeKind::Topic);
-        let declared = channel.exchange_declare(name, topic, durable, FieldTable::default());
-        declared.await.expect("the exchange");
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert(
-            "x-queue-type".into(),
-            AMQPValue::LongString("quorum".into()),
-        );
-        let declared = channel.queue_declare(queue.as_str().into(), durable, arguments);
-        declared.await.expect("a queue");
-        for key in keys {
-            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-            let bound = channel.queue_bind(
-                queue.as_str().into(),
-                EXCHANGE.into(),
-                (*key).into(),
-                options,
-                none,
-            );
-            bound.await.expect("bound");
-        }
         let messages = Open::consuming(&channel, &queue).await;
         Self {
             url: url.to_owned(),
@@ -180,6 +156,42 @@ impl Open {
 /// one that was made a moment before.
 pub async fn settle() {
     let _ = timeout(SETTLED_AFTER, std::future::pending::<()>()).await;
+}
+
+/// A new queue, bound to these routing keys; its name.
+pub async fn collect(url: &str, keys: &[&str]) -> String {
+    let queue = unique("reader");
+    let (_connection, channel) = connect(url).await.expect("the broker");
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let (name, topic) = (EXCHANGE.into(), ExchangeKind::Topic);
+    let declared = channel.exchange_declare(name, topic, durable, FieldTable::default());
+    declared.await.expect("the exchange");
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    let declared = channel.queue_declare(queue.as_str().into(), durable, arguments);
+    declared.await.expect("a queue");
+    for key in keys {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let bound = channel.queue_bind(
+            queue.as_str().into(),
+            EXCHANGE.into(),
+            (*key).into(),
+            options,
+            none,
+        );
+        bound.await.expect("bound");
+    }
+    queue
 }
 
 async fn connect(url: &str) -> Option<(Connection, Channel)> {

@@ -72,7 +72,9 @@ impl Told {
     /// Everything up to a position comes, in order, from the second card on.
     async fn all_up_to(&mut self, last: u64) {
         let told = self.reader.up_to(last).await;
-        assert_eq!(in_order(&told), (3..=last).collect::<Vec<_>>());
+        // What was told before may come again when a connection is lost.
+        let new: Vec<_> = in_order(&told).into_iter().filter(|it| *it > 2).collect();
+        assert_eq!(new, (3..=last).collect::<Vec<_>>());
         eventually("nothing is left to be told of", || async {
             let ready = ready_errors(&self.service).await.is_empty();
             let line = broker_line(&self.service, &self.tenant).await?;
@@ -170,10 +172,8 @@ async fn a_connection_that_falls_silent_is_made_anew() {
     proxy.decide(Which::All, Fate::Silent);
     let last = told.issue(20).await;
     told.all_up_to(last).await;
-    assert_eq!(
-        told.service.counted("broker_connections_lost_total").await,
-        1
-    );
+    let lost = told.service.counted("broker_connections_lost_total").await;
+    assert!(lost > 0, "its heartbeats tell");
 }
 
 #[tokio::test(flavor = "multi_thread")]

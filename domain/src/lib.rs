@@ -14,6 +14,8 @@ pub mod catalogue;
 pub mod entitlements;
 pub mod usage;
 
+pub mod billing;
+
 pub mod chain;
 pub mod event;
 

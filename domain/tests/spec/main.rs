@@ -10,6 +10,7 @@ mod given;
 mod table;
 
 // The rules.
+mod billing;
 mod card;
 mod catalogue;
 mod entitlements;

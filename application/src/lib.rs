@@ -13,6 +13,7 @@ pub mod tenants;
 
 pub mod archive;
 pub mod audit;
+pub mod billing;
 pub mod keys;
 pub mod moves;
 pub mod shards;

@@ -14,6 +14,7 @@
 //! No more messages wait for confirms than 16 tenants' batches of 512.
 
 pub mod address;
+pub(crate) mod dial;
 mod link;
 mod topology;
 

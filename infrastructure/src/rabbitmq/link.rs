@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::connect::{HangUp, Lost, connect};
+use self::connect::{Lost, connect};
 use super::address::Address;
+use super::dial::HangUp;
 
 /// How long whoever publishes waits for a connection before it says that there is none.
 const CONNECTED_WAIT_MAX: Duration = Duration::from_secs(4);

@@ -1,23 +1,14 @@
-//! Making a connection whose socket can be closed at any time.
-//!
-//! A thread of the library's own has the socket. It waits there for as long as the broker is silent
-//! in the handshake, and it writes nothing, not even the closing, while the broker blocks publishers.
-//! So a second handle of the socket is kept, to shut it down.
+//! The publisher's connection, with everything declared that is needed.
 
 use std::fmt;
-use std::io;
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::tcp::AsyncTcpStream;
-use lapin::uri::AMQPScheme;
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use lapin::{Channel, Connection, ErrorKind};
 use tokio::time::timeout;
 
 use super::super::address::Address;
+use super::super::dial::{HangUp, dial};
 use super::super::topology;
 
 /// How long one step of the conversation may take.
@@ -52,69 +43,9 @@ impl fmt::Display for Lost {
     }
 }
 
-/// Shuts a connection's sockets down when it is dropped.
-#[derive(Default)]
-pub struct HangUp(Sockets);
-
-/// Second handles of sockets; `None` once they are shut down.
-#[derive(Clone)]
-struct Sockets(Arc<Mutex<Option<Vec<TcpStream>>>>);
-
-impl Default for Sockets {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Some(Vec::new()))))
-    }
-}
-
-impl Sockets {
-    /// Keeps a handle of one more; an error if it comes too late.
-    fn keep(&self, socket: impl AsFd) -> io::Result<()> {
-        let handle = socket.as_fd().try_clone_to_owned()?;
-        let mut sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let late = || io::Error::from(io::ErrorKind::TimedOut);
-        sockets.as_mut().ok_or_else(late)?.push(handle.into());
-        Ok(())
-    }
-}
-
-impl Drop for HangUp {
-    fn drop(&mut self) {
-        let sockets = &self.0.0;
-        let mut sockets = sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        for socket in sockets.take().into_iter().flatten() {
-            // It may be closed already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
-
 /// Connects, declares what is needed, and opens the channel to publish on.
 pub async fn connect(address: &Address, hang_up: &HangUp) -> Result<(Connection, Channel), Lost> {
-    let runtime = lapin::runtime::default_runtime().map_err(Lost::of)?;
-    let (address, sockets) = (address.clone(), hang_up.0.clone());
-    let uri = address.uri.clone();
-    let connecting = Connection::connector(
-        uri,
-        runtime,
-        async move |uri, runtime| {
-            let authority = (uri.authority.host.clone(), uri.authority.port);
-            let addresses = runtime.to_socket_addrs(authority);
-            let stream = timeout(STEP_MAX, AsyncTcpStream::connect(&runtime, addresses));
-            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-            let stream = stream.await.map_err(late)??;
-            if let AsyncTcpStream::Plain(socket) = &stream {
-                sockets.keep(socket.get_ref())?;
-            }
-            Ok(match uri.scheme {
-                AMQPScheme::AMQP => stream,
-                AMQPScheme::AMQPS => {
-                    let host = &uri.authority.host;
-                    stream.into_rustls(&address.encryption()?, host).await?
-                }
-            })
-        },
-        properties(),
-    );
+    let connecting = dial(address, hang_up, "digital-card publisher");
     let connection = step("connecting", connecting).await?;
     // On a channel of its own: a refusal closes it.
     let declaring = step("opening a channel", connection.create_channel()).await?;
@@ -124,11 +55,6 @@ pub async fn connect(address: &Address, hang_up: &HangUp) -> Result<(Connection,
     let confirming = channel.confirm_select(ConfirmSelectOptions { nowait: false });
     step("asking for confirms", confirming).await?;
     Ok((connection, channel))
-}
-
-/// What the broker shows of this connection. Recovery by the library stays off.
-fn properties() -> ConnectionProperties {
-    ConnectionProperties::default().with_connection_name("digital-card publisher".into())
 }
 
 /// Something that may take [`STEP_MAX`].

@@ -3,6 +3,7 @@
 //! A flag wins over its variable, a variable over the default. Bad configuration ends the process
 //! at once with one line that names the knob and what is wrong with it.
 
+mod billing;
 mod broker;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::ids::TenantId;
 
+pub use self::billing::{BillingReport, Source};
 pub use self::broker::{AmqpAddress, AmqpUrl, Broker};
 
 /// The fewest characters of a configured landlord key.
@@ -67,6 +69,10 @@ pub enum Role {
     /// Carry tenants from one service to another, or from shard to shard
     #[command(subcommand)]
     Tenants(Tenants),
+    /// Take what the broker holds for billing, and print what each tenant owes for a period: plan
+    /// days by price level, cards issued, the peak in circulation, add-on days. Days are UTC and
+    /// count from their start; the rules are in domain/src/billing.rs
+    BillingReport(BillingReport),
     /// Print the HTTP contract (OpenAPI 3.1)
     Openapi,
     /// Print the contract of messages (AsyncAPI 3.0)
@@ -342,6 +348,9 @@ impl CommandLine {
             ));
         }
         self.config.broker.check()?;
+        if let Some(Role::BillingReport(report)) = &self.command {
+            report.check(&self.config.broker)?;
+        }
         let known_key = self.config.landlord_api_key.is_none();
         if matches!(self.role(), Role::Demo) && known_key && !self.config.listen.ip().is_loopback()
         {
@@ -425,6 +434,34 @@ mod tests {
             ),
             (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
             (&["--nope"], "--nope"),
+            (&["billing-report", "--report-only"], "--from"),
+            (&["billing-report", "--from", "monday"], "--from"),
+            (
+                &["billing-report", "--from=2026-01-01", "--to=2026-02-01"],
+                "AMQP_URL",
+            ),
+            (
+                &[
+                    "billing-report",
+                    "--report-only",
+                    "--from=2026-01-02",
+                    "--to=2026-01-02",
+                ],
+                "--to",
+            ),
+            (
+                &[
+                    "billing-report",
+                    "--follow",
+                    "--from=2026-01-02",
+                    "--amqp-url=amqp://b",
+                ],
+                "--to",
+            ),
+            (
+                &["billing-report", "--follow", "--from-ledgers"],
+                "--follow",
+            ),
             (&["dance"], "dance"),
         ] {
             let text = bad(arguments);

@@ -29,6 +29,7 @@ pub mod problem;
 pub mod scope;
 
 pub mod archive;
+pub mod billing;
 pub mod config;
 pub mod demo;
 pub mod first_minutes;

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::config::{CommandLine, Config, LogFormat, Role, Stop, Store, Tenants};
+use api::billing::Invoice;
+use api::config::{
+    BillingReport, CommandLine, Config, LogFormat, Role, Source, Stop, Store, Tenants,
+};
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
+use api::wiring::billing::{Received, now, take};
 use api::wiring::{Service, broker};
-use api::{Api, archive, asyncapi, demo, docs, first_minutes, server, verify};
+use api::{Api, archive, asyncapi, billing, demo, docs, first_minutes, server, verify};
 use application::error::causes;
+use domain::billing::Period;
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +63,7 @@ fn run(line: &CommandLine) -> anyhow::Result<()> {
         Role::Tenants(Tenants::Move { tenant, shard }) => {
             block_on(move_tenant(line, &tenant, &shard))?;
         }
+        Role::BillingReport(report) => block_on(billing_report(line, &report))?,
         Role::Rebuild { view, tenant } => block_on(rebuild(line, &view, tenant))?,
     }
     Ok(())
@@ -164,6 +170,50 @@ async fn move_tenant(line: &CommandLine, tenant: &str, shard: &str) -> anyhow::R
     let done = maintenance::move_tenant(&service, tenant, shard, stop, &Terminal).await;
     service.stop().await;
     Ok(done?)
+}
+
+async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::Result<()> {
+    let period = report.period().map_err(anyhow::Error::msg)?;
+    if let Some(period) = period {
+        billing::require_begun(period, now())?;
+    }
+    let source = report.source();
+    let dead = match source {
+        Source::Queue | Source::QueueForEver => {
+            let for_ever = source == Source::QueueForEver;
+            let stop = stop_on_signal()?;
+            let dead = take(&line.config.broker, report, for_ever, &stop, &Terminal).await?;
+            if stop.is_cancelled() && !for_ever {
+                anyhow::bail!("stopped before the queue was empty; what was taken is kept");
+            }
+            dead
+        }
+        Source::File | Source::Ledgers => None,
+    };
+    match period {
+        Some(period) if source == Source::Ledgers => recount(line, report, period).await,
+        Some(period) => report_received(report, period, dead.unwrap_or(0)).await,
+        None => Ok(()),
+    }
+}
+
+async fn report_received(report: &BillingReport, period: Period, dead: u32) -> anyhow::Result<()> {
+    let received = Received::open(&report.file).await?;
+    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
+    let (tenant, teller) = (report.tenant, &Terminal);
+    let reported = billing::from_received(&received, &mut invoice, tenant, dead, teller).await;
+    invoice.end()?;
+    Ok(reported?)
+}
+
+async fn recount(line: &CommandLine, report: &BillingReport, period: Period) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
+    let application = &service.application;
+    let counted = billing::from_ledgers(application, &mut invoice, report.tenant, &Terminal).await;
+    service.stop().await;
+    invoice.end()?;
+    Ok(counted?)
 }
 
 /// Results on standard output, everything else on standard error.

@@ -5,6 +5,7 @@
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
 //! timer going; stopping undoes that in the opposite order.
 
+pub mod billing;
 pub mod broker;
 mod embedded;
 mod postgres;

@@ -22,4 +22,6 @@ pub mod rabbitmq;
 pub mod landlord;
 pub mod news;
 
+pub mod billing;
+
 pub mod clock;

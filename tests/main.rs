@@ -36,6 +36,7 @@ mod torture;
 mod audit;
 mod subscribers;
 
+mod billing;
 mod broker_down;
 mod broker_kills;
 mod messages;

@@ -18,22 +18,23 @@ use crate::support::service::{command, run};
 use crate::support::{Client, Options, Service, eventually, in_seconds, unique};
 
 /// One node for all tests that leave it as it is.
-static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
+pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 
 /// A part of the broker of one's own, by its address.
-fn virtual_host() -> String {
+pub fn virtual_host() -> String {
     let name = unique("v");
     BROKER.ctl(&format!("add_vhost {name}"));
     BROKER.ctl(&format!("set_permissions -p {name} guest .* .* .*"));
     format!("{}/{name}", BROKER.url())
 }
 
-fn publishing_to(url: &str) -> Options {
+/// Publishing to this broker.
+pub fn publishing_to(url: &str) -> Options {
     Options::default().with("AMQP_URL", url)
 }
 
 /// Waits until everything of the tenant's is confirmed by the broker.
-async fn published(service: &Service, tenant: &Client) {
+pub async fn published(service: &Service, tenant: &Client) {
     let head = history(service, tenant.id()).await.len();
     eventually("everything is published", || async {
         let broker = broker_line(service, tenant).await?;

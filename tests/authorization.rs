@@ -57,8 +57,38 @@ const TABLE: &[(&str, &str, &[&str])] = &[
     ("post", "/v1/landlord/tenants", LANDLORD),
     ("get", "/v1/landlord/tenants/{id}", LANDLORD_READ),
     (
+        "get",
+        "/v1/landlord/tenants/{id}/subscription",
+        LANDLORD_READ,
+    ),
+    (
         "put",
         "/v1/landlord/tenants/{id}/subscription/plan",
+        LANDLORD,
+    ),
+    (
+        "post",
+        "/v1/landlord/tenants/{id}/subscription/plan/preview",
+        LANDLORD,
+    ),
+    (
+        "delete",
+        "/v1/landlord/tenants/{id}/subscription/plan/scheduled",
+        LANDLORD,
+    ),
+    (
+        "post",
+        "/v1/landlord/tenants/{id}/subscription/trial",
+        LANDLORD,
+    ),
+    (
+        "delete",
+        "/v1/landlord/tenants/{id}/subscription/trial",
+        LANDLORD,
+    ),
+    (
+        "put",
+        "/v1/landlord/tenants/{id}/subscription/payment-failed",
         LANDLORD,
     ),
     (

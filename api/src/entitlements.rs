@@ -8,7 +8,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::card::Status;
 use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue};
-use domain::entitlements::{Entitlement, Source, Standing};
+use domain::entitlements::{Blocked, Entitlement, Source, Standing};
 use domain::ids::{Position, TenantId};
 use domain::usage::Usage;
 use serde::Serialize;
@@ -31,10 +31,12 @@ pub struct EntitlementsBody {
     /// The plan.
     #[schema(example = "free")]
     pub plan: String,
-    /// The plan's price level.
+    /// The plan's price level, or that of a trial if it is higher.
     pub price_level: u32,
-    /// Whether the tenant is served.
+    /// How the tenant stands.
     pub state: StandingBody,
+    /// What that keeps from the tenant.
+    pub blocked: BlockedBody,
     /// Every right, by the feature's slug.
     pub features: BTreeMap<String, EntitlementBody>,
     /// The ledger position up to which this is.
@@ -50,8 +52,29 @@ pub struct EntitlementBody {
     pub value: FeatureValue,
     /// Where it comes from.
     pub source: SourceBody,
-    /// When it ends by itself.
+    /// Since when that is where it comes from.
+    pub since: Option<DateTime<Utc>>,
+    /// When it ends by itself or becomes another: with the trial, the grant, the subscription, or
+    /// at a scheduled plan change.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The API key, or the process, that gave it.
+    pub by: Option<String>,
+    /// Why, as that one said.
+    pub why: Option<String>,
+}
+
+/// What a tenant's standing keeps from it. Reading, ending, verifying and exporting its own cards
+/// is never blocked.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = Blocked)]
+pub struct BlockedBody {
+    /// Going over to a higher plan, or trying one. To a lower one it may go as long as the
+    /// subscription is not cancelled.
+    pub plan_changes: bool,
+    /// Bringing cards into circulation, or back into use.
+    pub issuing: bool,
+    /// The features of price level 2.
+    pub level_2: bool,
 }
 
 /// How much of a feature: `true`, a whole number, or `"unlimited"`.
@@ -74,7 +97,7 @@ pub enum FeatureValueBody {
 pub enum SourceBody {
     /// The plan.
     Plan,
-    /// A trial of a higher plan.
+    /// A trial of a plan.
     Trial,
     /// Sold or gifted on top of the plan.
     AddOn,
@@ -82,17 +105,21 @@ pub enum SourceBody {
     Override,
 }
 
-/// Whether a tenant is served.
+/// How a tenant stands.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[schema(as = SubscriptionState)]
 #[serde(rename_all = "snake_case")]
 pub enum StandingBody {
     /// Everything bought is served.
     Active,
+    /// A payment failed; everything bought is served for some days.
+    Grace,
     /// Nothing new is served until reinstated; reading and ending cards stays possible.
     Suspended,
-    /// The subscription is over; reading and ending cards stays possible.
+    /// Cancelled; everything bought is served until `ends_at`.
     Cancelled,
+    /// The subscription is over; reading and ending cards stays possible.
+    Ended,
     /// The subscription has not begun.
     NotStarted,
 }
@@ -220,6 +247,7 @@ impl From<TenantEntitlements> for EntitlementsBody {
             plan: entitlements.plan.into(),
             price_level: entitlements.price_level,
             state: entitlements.standing.into(),
+            blocked: entitlements.standing.blocked().into(),
             features: features(entitlements.features),
             as_of: entitlements.as_of,
         }
@@ -246,7 +274,20 @@ impl From<Entitlement> for EntitlementBody {
                 Source::AddOn => SourceBody::AddOn,
                 Source::Override => SourceBody::Override,
             },
+            since: entitlement.since,
             expires_at: entitlement.expires_at,
+            by: entitlement.attribution.by,
+            why: entitlement.attribution.why.map(Into::into),
+        }
+    }
+}
+
+impl From<Blocked> for BlockedBody {
+    fn from(blocked: Blocked) -> Self {
+        Self {
+            plan_changes: blocked.plan_changes,
+            issuing: blocked.issuing,
+            level_2: blocked.level_2,
         }
     }
 }
@@ -255,8 +296,10 @@ impl From<Standing> for StandingBody {
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Good => Self::Active,
+            Standing::Grace => Self::Grace,
             Standing::Suspended => Self::Suspended,
             Standing::Cancelled => Self::Cancelled,
+            Standing::Ended => Self::Ended,
             Standing::NotStarted => Self::NotStarted,
         }
     }
@@ -284,8 +327,10 @@ impl LockBody {
         let (reason, required_level) = match lock {
             Lock::PriceLevel(level) => ("upgrade_required", Some(level)),
             Lock::Standing(Standing::Suspended) => ("subscription_suspended", None),
-            Lock::Standing(Standing::Cancelled) => ("subscription_cancelled", None),
-            Lock::Standing(Standing::NotStarted | Standing::Good) => ("unavailable", None),
+            Lock::Standing(Standing::Ended) => ("subscription_cancelled", None),
+            Lock::Standing(
+                Standing::NotStarted | Standing::Good | Standing::Grace | Standing::Cancelled,
+            ) => ("unavailable", None),
         };
         let unlocks = |level: u32| required_level.is_some_and(|required| level >= required);
         Self {

@@ -141,11 +141,19 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
             landlord::tenants::provision_tenant
         ))
         .routes(routes!(landlord::tenants::get_tenant))
-        .routes(routes!(landlord::subscriptions::change_plan))
+        .routes(routes!(landlord::subscriptions::get_subscription))
+        .routes(routes!(landlord::subscriptions::plans::change_plan))
+        .routes(routes!(landlord::subscriptions::plans::preview_plan))
+        .routes(routes!(landlord::subscriptions::plans::unschedule))
+        .routes(routes!(
+            landlord::subscriptions::plans::start_trial,
+            landlord::subscriptions::plans::cancel_trial
+        ))
         .routes(routes!(
             landlord::subscriptions::grant_feature,
             landlord::subscriptions::revoke_feature
         ))
+        .routes(routes!(landlord::subscriptions::fail_payment))
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))
         .routes(routes!(landlord::subscriptions::cancel))

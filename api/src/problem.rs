@@ -321,9 +321,23 @@ impl From<SubscriptionRefusal> for Problem {
         match refusal {
             SubscriptionRefusal::NotStarted
             | SubscriptionRefusal::AlreadyStarted
+            | SubscriptionRefusal::AlreadyOnPlan(_)
             | SubscriptionRefusal::Cancelled => Self::new(Code::InvalidTransition, detail),
+            SubscriptionRefusal::PlanChangesBlocked(_) => {
+                Self::new(Code::PlanChangesBlocked, detail)
+            }
+            SubscriptionRefusal::TrialUsed(_) => Self::new(Code::TrialUsed, detail),
+            SubscriptionRefusal::TrialRunning(_) => Self::new(Code::TrialRunning, detail),
+            SubscriptionRefusal::NoTrial => Self::new(Code::NoTrial, detail),
+            SubscriptionRefusal::NothingScheduled => Self::new(Code::NothingScheduled, detail),
             SubscriptionRefusal::NotGranted(_) => Self::new(Code::FeatureNotGranted, detail),
             SubscriptionRefusal::ExpiryNotInFuture => expiry_not_in_future(),
+            SubscriptionRefusal::EffectiveNotInFuture => {
+                invalid("effective", "not_in_future", detail)
+            }
+            SubscriptionRefusal::EffectiveTooFar => invalid("effective", "too_far", detail),
+            SubscriptionRefusal::TrialDays => invalid("days", "out_of_range", detail),
+            SubscriptionRefusal::GraceDays => invalid("grace_days", "out_of_range", detail),
         }
     }
 }
@@ -350,14 +364,18 @@ fn not_admitted(tenant: TenantId, refusal: AdmissionRefusal) -> Problem {
             Problem::new(Code::SubscriptionSuspended, "the subscription is suspended")
                 .missing(of_tenant)
         }
-        AdmissionRefusal::NotServed(Standing::Cancelled) => {
+        AdmissionRefusal::NotServed(Standing::Ended) => {
             Problem::new(Code::SubscriptionCancelled, "the subscription is over").missing(of_tenant)
         }
         // No payment fixes this: it is not established what the tenant may do.
-        AdmissionRefusal::NotServed(Standing::NotStarted | Standing::Good) => {
-            Problem::new(Code::Unavailable, "the subscription has not begun")
-        }
+        AdmissionRefusal::NotServed(
+            Standing::NotStarted | Standing::Good | Standing::Grace | Standing::Cancelled,
+        ) => Problem::new(Code::Unavailable, "the subscription has not begun"),
     }
+}
+
+fn invalid(field: &'static str, code: &'static str, detail: String) -> Problem {
+    Problem::validation(vec![FieldError::new(field, code, detail)])
 }
 
 fn expiry_not_in_future() -> Problem {

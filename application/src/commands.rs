@@ -17,7 +17,7 @@ use cqrs_es::{
 use domain::card::DigitalCard;
 use domain::event::{AggregateKind, Decoder, Event, Metadata};
 use domain::ids::{Position, Version};
-use domain::subscription::TenantSubscription;
+use domain::subscription::{Attribution, TenantSubscription};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -125,6 +125,7 @@ impl Application {
             decoder: &self.decoder,
             known_new,
             if_match,
+            attribution: metadata.attribution(),
             staged: Mutex::new(None),
         };
         let framework = CqrsFramework::new(&staging, vec![], ());
@@ -163,6 +164,10 @@ pub(crate) trait InLedger: Aggregate<Services = (), Command: Send> + Clone {
     const KIND: AggregateKind;
     fn own(event: Event) -> Option<Self::Event>;
     fn wrap(event: Self::Event) -> Event;
+    /// The event as asked for by somebody, where it says so itself.
+    fn attributed(event: Self::Event, _asker: &Attribution) -> Self::Event {
+        event
+    }
 }
 
 impl InLedger for DigitalCard {
@@ -193,6 +198,10 @@ impl InLedger for TenantSubscription {
     fn wrap(event: Self::Event) -> Event {
         Event::Subscription(event)
     }
+
+    fn attributed(event: Self::Event, asker: &Attribution) -> Self::Event {
+        event.attributed_to(asker)
+    }
 }
 
 /// The framework's event store for one command on one aggregate.
@@ -201,6 +210,7 @@ struct Staging<'a, A> {
     decoder: &'a Decoder,
     known_new: bool,
     if_match: Option<Version>,
+    attribution: Attribution,
     staged: Mutex<Option<Staged<A>>>,
 }
 
@@ -279,6 +289,8 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
         let metadata = serde_json::to_string(&sorted)
             .map_err(|error| AggregateError::UnexpectedError(Box::new(error)))?;
         let mut aggregate = loaded.aggregate;
+        let attributed = |event| A::attributed(event, &self.attribution);
+        let events: Vec<_> = events.into_iter().map(attributed).collect();
         for event in &events {
             aggregate.apply(event.clone());
         }

@@ -87,8 +87,8 @@ impl Application {
             .ok_or(Error::NotFound("subscription"))?;
         Ok(TenantEntitlements {
             tenant: scope.own_tenant()?,
-            plan: terms.plan.key.clone(),
-            price_level: terms.plan.price_level,
+            plan: terms.plan_at(now).key.clone(),
+            price_level: head.subscription.price_level(now),
             standing: head.subscription.standing(now),
             features: head.subscription.entitlements(now),
             as_of: head.position,
@@ -112,15 +112,17 @@ impl Application {
                 if feature.module.as_deref() != Some(&module.key) {
                     continue;
                 }
-                match head.subscription.entitlement(feature.slug.as_str(), now) {
+                match head.subscription.value(feature.slug.as_str(), now) {
                     Some(_) => features.push(feature.slug.clone()),
                     None => missing = true,
                 }
             }
-            let locked = match (missing, standing) {
-                (true, _) => Some(Lock::PriceLevel(module.price_level)),
-                (false, Standing::Good) => None,
-                (false, standing) => Some(Lock::Standing(standing)),
+            let locked = match missing {
+                true => Some(Lock::PriceLevel(module.price_level)),
+                false if standing.blocks_level(module.price_level) => {
+                    Some(Lock::Standing(standing))
+                }
+                false => None,
             };
             ModuleState {
                 module: module.clone(),
@@ -158,36 +160,41 @@ impl Application {
     ) -> Result<(), Error> {
         let tenant = store.tenant;
         let head = store.ledger.head();
-        match head.subscription.standing(now) {
-            Standing::Good => {}
-            other => {
-                let refusal = AdmissionRefusal::NotServed(other);
-                return Err(Refusal::NotAdmitted { tenant, refusal }.into());
-            }
-        }
-        if head.subscription.entitlement(feature, now).is_some() {
-            return Ok(());
-        }
         let for_sale = self
             .catalogue
             .feature(feature)
             .ok_or_else(|| Error::Internal(format!("the catalogue has no feature {feature}")))?;
+        let standing = head.subscription.standing(now);
+        if standing.blocks(feature, for_sale.price_level) {
+            let refusal = AdmissionRefusal::NotServed(standing);
+            return Err(Refusal::NotAdmitted { tenant, refusal }.into());
+        }
+        if head.subscription.value(feature, now).is_some() {
+            return Ok(());
+        }
         Err(Refusal::UpgradeRequired {
             tenant,
             feature: feature.to_owned(),
             required_level: for_sale.price_level,
-            current_level: head.subscription.price_level(),
+            current_level: head.subscription.price_level(now),
         }
         .into())
     }
 
-    /// A position that nobody has told this node of is either in the store or nowhere.
     async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
-        let ledger = &self.tenant_store(scope, READ).await?.ledger;
-        if ledger.head().position < at_least {
-            ledger.heard(at_least).await?;
+        let store = self.tenant_store(scope, READ).await?;
+        Self::head_at(&store, at_least).await
+    }
+
+    /// A position that nobody has told this node of is either in the store or nowhere.
+    pub(crate) async fn head_at(
+        store: &TenantStore,
+        at_least: Position,
+    ) -> Result<Arc<Head>, Error> {
+        if store.ledger.head().position < at_least {
+            store.ledger.heard(at_least).await?;
         }
-        let head = ledger.head();
+        let head = store.ledger.head();
         match head.position < at_least {
             true => Err(Error::Behind { position: at_least }),
             false => Ok(head),

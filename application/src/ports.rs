@@ -22,7 +22,7 @@ use domain::usage::{AdmissionRefusal, Usage};
 use uuid::Uuid;
 
 use self::restore::{OutcomePage, RestoreError, RestoringStore, StoredOutcome};
-use crate::cards::{Card, CardFilter, CardPage};
+use crate::cards::{Card, CardFilter, CardPage, DueCard};
 use crate::keys::ApiKey;
 use crate::shards::Shard;
 use crate::tenants::{Tenant, TenantFilter, TenantOverview, TenantPage};
@@ -320,7 +320,7 @@ pub trait CardsView: Send + Sync {
     /// The cards that match, a page of them.
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable>;
     /// Up to `limit` cards in circulation whose time was over by `now`, the longest overdue first.
-    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable>;
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, Unavailable>;
     /// When the next card in circulation is due to expire.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable>;
 }

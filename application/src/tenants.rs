@@ -324,6 +324,7 @@ impl Application {
         let store = self.stores.open(tenant.id).await?;
         let started = SubscriptionEvent::SubscriptionStarted {
             plan: plan.clone(),
+            attribution: metadata.attribution(),
             at: tenant.created_at,
         };
         let append = Append {

@@ -11,7 +11,7 @@ use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, feature};
 use domain::chain::{Hash, Link};
 use domain::event::{Decoder, Event, Metadata};
 use domain::ids::CardNumber;
-use domain::subscription::{Grant, GrantKind, SubscriptionEvent, TenantSubscription};
+use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent, TenantSubscription};
 use domain::text::{Email, ExternalRef, HolderName, Tier};
 use domain::usage::{Usage, admit};
 
@@ -35,10 +35,15 @@ fn tenant() -> TenantSubscription {
     };
     let feature = FeatureSlug::try_from(feature::EXPORT_CSV.to_owned()).expect("a slug");
     let mut tenant = TenantSubscription::default();
-    tenant.evolve(SubscriptionEvent::SubscriptionStarted { plan, at: now() });
+    tenant.evolve(SubscriptionEvent::SubscriptionStarted {
+        plan,
+        attribution: Attribution::default(),
+        at: now(),
+    });
     tenant.evolve(SubscriptionEvent::AddOnGranted {
         feature,
         grant,
+        attribution: Attribution::default(),
         at: now(),
     });
     tenant
@@ -92,7 +97,7 @@ fn entitlement_check(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let tenant = black_box(&tenant);
                 let standing = tenant.standing(black_box(now));
-                (standing, tenant.entitlement(black_box(slug), now))
+                (standing, tenant.value(black_box(slug), now))
             });
         });
     }

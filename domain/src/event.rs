@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::card::{CardEvent, DigitalCard};
-use crate::subscription::{SubscriptionEvent, TenantSubscription};
+use crate::subscription::{Attribution, SubscriptionEvent, TenantSubscription};
+use crate::text::Reason;
 
 /// The kinds of aggregate that share a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,6 +126,15 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Who and why, as far as a tenant's rights say it of where they come from.
+    pub fn attribution(&self) -> Attribution {
+        let reason = self.reason.clone();
+        Attribution {
+            by: Some(self.actor.clone()),
+            why: reason.and_then(|reason| Reason::try_from(reason).ok()),
+        }
+    }
+
     /// In the framework's form.
     pub fn into_map(self) -> HashMap<String, String> {
         let mut map = HashMap::from([
@@ -166,13 +176,18 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self {
-            upcasters: vec![Box::new(SemanticVersionEventUpcaster::new(
-                "CardIssued",
-                "2.0.0",
-                Box::new(card_issued_2),
-            ))],
-        }
+        let attributed = [
+            "SubscriptionStarted",
+            "PlanUpgraded",
+            "PlanDowngraded",
+            "AddOnGranted",
+        ];
+        let mut upcasters = vec![
+            second("CardIssued", card_issued_2),
+            second("SubscriptionSuspended", subscription_suspended_2),
+        ];
+        upcasters.extend(attributed.map(|name| second(name, attributed_2)));
+        Self { upcasters }
     }
 }
 
@@ -274,6 +289,28 @@ fn as_promised(event: Event, name: &str, version: &str) -> serde_json::Result<Ev
         )));
     }
     Ok(event)
+}
+
+/// Brings an event of version 1 to version 2.
+fn second(name: &str, change: fn(Value) -> Value) -> Box<dyn EventUpcaster> {
+    let upcaster = SemanticVersionEventUpcaster::new(name, "2.0.0", Box::new(change));
+    Box::new(upcaster)
+}
+
+/// Version 1 did not say who and why; in 2 both may be absent.
+const fn attributed_2(payload: Value) -> Value {
+    payload
+}
+
+/// `SubscriptionSuspended` 1 had no cause: there was none but the landlord.
+fn subscription_suspended_2(mut payload: Value) -> Value {
+    if let Some(fields) = payload
+        .get_mut("SubscriptionSuspended")
+        .and_then(Value::as_object_mut)
+    {
+        fields.insert("cause".to_owned(), json!("landlord"));
+    }
+    payload
 }
 
 /// `CardIssued` 1 had the holder's name and e-mail address beside the other fields; 2 has them

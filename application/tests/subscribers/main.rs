@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use application::cards::{Card, CardFilter, CardPage};
+use application::cards::{Card, CardFilter, CardPage, DueCard};
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::ports::restore::{OutcomePage, RestoreError, RestoringStore};
@@ -471,7 +471,7 @@ impl CardsView for NoCards {
         })
     }
 
-    async fn due(&self, _: DateTime<Utc>, _: usize) -> Result<Vec<CardId>, Unavailable> {
+    async fn due(&self, _: DateTime<Utc>, _: usize) -> Result<Vec<DueCard>, Unavailable> {
         Ok(vec![])
     }
 

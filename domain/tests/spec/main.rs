@@ -13,10 +13,15 @@ mod table;
 mod card;
 mod catalogue;
 mod entitlements;
+mod payment;
+mod preview;
+mod schedule;
 mod subscription;
+mod trial;
 mod usage;
 
 // The rules, over any sequence of commands.
+mod passing_time;
 mod properties;
 mod world;
 

@@ -11,8 +11,8 @@ use domain::card::{CardEvent, Status};
 use domain::catalogue::{FeatureValue, feature};
 use domain::event::{Decoder, Event, Metadata};
 use domain::ids::CardId;
-use domain::subscription::SubscriptionEvent;
-use domain::text::{ExternalRef, Tier};
+use domain::subscription::{Attribution, SubscriptionEvent, SuspensionCause};
+use domain::text::{ExternalRef, Reason, Tier};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -135,6 +135,7 @@ pub fn every_event() -> Vec<Event> {
     let cards = std::iter::successors(Some(card_issued(gold())), next_card_event);
     let first = SubscriptionEvent::SubscriptionStarted {
         plan: plan("free"),
+        attribution: attributed(),
         at: day(0),
     };
     let subscriptions = std::iter::successors(Some(first), next_subscription_event);
@@ -194,35 +195,76 @@ fn next_card_event(event: &CardEvent) -> Option<CardEvent> {
 fn next_subscription_event(event: &SubscriptionEvent) -> Option<SubscriptionEvent> {
     use SubscriptionEvent as Event;
 
-    let at = day(1);
+    let (at, attribution, plan_key) = (day(1), attributed(), plan("enterprise").key);
     Some(match event {
         Event::SubscriptionStarted { .. } => Event::PlanUpgraded {
             from: plan("free").key,
             to: plan("enterprise"),
+            attribution,
             at,
         },
         Event::PlanUpgraded { .. } => Event::PlanDowngraded {
             from: plan("enterprise").key,
             to: plan("pro"),
+            attribution,
             at,
         },
-        Event::PlanDowngraded { .. } => Event::AddOnGranted {
+        Event::PlanDowngraded { .. } => Event::PlanChangeScheduled {
+            to: plan("free"),
+            effective_at: day(31),
+            attribution,
+            at,
+        },
+        Event::PlanChangeScheduled { .. } => Event::PlanChangeUnscheduled {
+            to: plan("free").key,
+            at,
+        },
+        Event::PlanChangeUnscheduled { .. } => Event::TrialStarted {
+            plan: plan("enterprise"),
+            ends_at: day(15),
+            attribution,
+            at,
+        },
+        Event::TrialStarted { .. } => Event::TrialExpired { plan: plan_key, at },
+        Event::TrialExpired { .. } => Event::TrialConverted { plan: plan_key, at },
+        Event::TrialConverted { .. } => Event::TrialCancelled { plan: plan_key, at },
+        Event::TrialCancelled { .. } => Event::AddOnGranted {
             feature: slug(feature::MAX_CARDS),
             grant: add_on(FeatureValue::Limit(1_000), Some(day(30))),
+            attribution,
             at,
         },
         Event::AddOnGranted { .. } => Event::AddOnRevoked {
             feature: slug(feature::MAX_CARDS),
             at,
         },
-        Event::AddOnRevoked { .. } => Event::SubscriptionSuspended { at },
+        Event::AddOnRevoked { .. } => Event::AddOnExpired {
+            feature: slug(feature::MAX_CARDS),
+            at,
+        },
+        Event::AddOnExpired { .. } => Event::PaymentFailed {
+            grace_ends_at: day(15),
+            at,
+        },
+        Event::PaymentFailed { .. } => Event::SubscriptionSuspended {
+            cause: SuspensionCause::Payment,
+            at,
+        },
         Event::SubscriptionSuspended { .. } => Event::SubscriptionReinstated { at },
         Event::SubscriptionReinstated { .. } => Event::SubscriptionCancelled {
             ends_at: day(30),
             at,
         },
-        Event::SubscriptionCancelled { .. } => return None,
+        Event::SubscriptionCancelled { .. } => Event::SubscriptionEnded { at },
+        Event::SubscriptionEnded { .. } => return None,
     })
+}
+
+fn attributed() -> Attribution {
+    Attribution {
+        by: Some("0199aaaa-0000-7000-8000-00000000a001".to_owned()),
+        why: Some(Reason::try_from("a sample".to_owned()).expect("a reason")),
+    }
 }
 
 /// A sample's event as today's code reads it, with the version it was written in.
@@ -314,10 +356,43 @@ fn every_samples_metadata_is_read_and_written_the_same() {
 
 #[test]
 fn samples_of_earlier_versions_are_read_as_the_events_they_stand_for() {
-    let expected = BTreeMap::from([(
-        "CardIssued.1.0.0.json".to_owned(),
-        Event::from(card_issued(Tier::default())),
-    )]);
+    // Version 1 said neither who nor why.
+    let (at, attribution) = (day(1), Attribution::default());
+    let subscriptions = [
+        SubscriptionEvent::SubscriptionStarted {
+            plan: plan("free"),
+            attribution: attribution.clone(),
+            at: day(0),
+        },
+        SubscriptionEvent::PlanUpgraded {
+            from: plan("free").key,
+            to: plan("enterprise"),
+            attribution: attribution.clone(),
+            at,
+        },
+        SubscriptionEvent::PlanDowngraded {
+            from: plan("enterprise").key,
+            to: plan("pro"),
+            attribution: attribution.clone(),
+            at,
+        },
+        SubscriptionEvent::AddOnGranted {
+            feature: slug(feature::MAX_CARDS),
+            grant: add_on(FeatureValue::Limit(1_000), Some(day(30))),
+            attribution,
+            at,
+        },
+        SubscriptionEvent::SubscriptionSuspended {
+            cause: SuspensionCause::Landlord,
+            at,
+        },
+    ];
+    let expected: BTreeMap<_, _> = subscriptions
+        .into_iter()
+        .map(Event::from)
+        .chain([Event::from(card_issued(Tier::default()))])
+        .map(|event| (format!("{}.1.0.0.json", event.name()), event))
+        .collect();
     let found: BTreeMap<_, _> = samples()
         .into_iter()
         .filter_map(|(name, text)| {

@@ -15,7 +15,7 @@ use domain::catalogue::Catalogue;
 use domain::chain::Hash;
 use domain::event::{AggregateKind, Event};
 use domain::ids::{CardId, CardNumber, Position, TenantId, Version};
-use domain::subscription::SubscriptionEvent;
+use domain::subscription::{Attribution, SubscriptionEvent};
 use domain::text::{HolderName, Tier};
 use infrastructure::clock::SystemRandom;
 use infrastructure::database::Database;
@@ -241,7 +241,11 @@ pub fn subscription(tenant: TenantId, expected: Version, events: Vec<Subscriptio
 
 pub fn started(plan: &str) -> SubscriptionEvent {
     let plan = Catalogue::standard().plan(plan).expect("a plan").clone();
-    SubscriptionEvent::SubscriptionStarted { plan, at: at() }
+    SubscriptionEvent::SubscriptionStarted {
+        plan,
+        attribution: Attribution::default(),
+        at: at(),
+    }
 }
 
 /// A ledger whose subscription has started on a plan.
@@ -307,5 +311,10 @@ pub async fn assert_sound(ledger: &dyn Ledger) {
 pub fn upgraded(from: &str, to: &str) -> SubscriptionEvent {
     let from = from.to_owned().try_into().expect("a key");
     let to = Catalogue::standard().plan(to).expect("a plan").clone();
-    SubscriptionEvent::PlanUpgraded { from, to, at: at() }
+    SubscriptionEvent::PlanUpgraded {
+        from,
+        to,
+        attribution: Attribution::default(),
+        at: at(),
+    }
 }

@@ -7,12 +7,16 @@
 //! the event it needs, with a deadline.
 
 mod authorization;
+mod billing;
 mod cards;
 mod expiry;
 mod idempotency;
 mod keys;
+mod payments;
+mod scheduled_plans;
 mod subscriptions;
 mod tenants;
+mod trials;
 
 mod shards;
 

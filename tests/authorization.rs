@@ -88,6 +88,11 @@ const TABLE: &[(&str, &str, &[&str])] = &[
     ),
     (
         "put",
+        "/v1/landlord/tenants/{id}/subscription/grace",
+        LANDLORD,
+    ),
+    (
+        "put",
         "/v1/landlord/tenants/{id}/subscription/payment-failed",
         LANDLORD,
     ),

@@ -66,6 +66,30 @@ async fn in_grace_everything_is_served_but_a_higher_plan() {
 }
 
 #[tokio::test]
+async fn a_tenant_may_have_a_grace_of_its_own() {
+    let service = Service::shared();
+    let tenant = service.tenant("pro").await;
+    let landlord = service.landlord();
+    let grace = subscription(&tenant, "/grace");
+    let none = json!({ "grace_days": 0, "reason": "has been late before" });
+    let set = landlord.put(&grace, &none).await.expect(200).json();
+    assert_eq!(
+        (&set["grace_days"], &set["state"]),
+        (&json!(0), &json!("active"))
+    );
+    let failed = landlord
+        .put(&subscription(&tenant, "/payment-failed"), &json!({}))
+        .await;
+    assert_eq!(failed.expect(200).json()["state"], "suspended");
+    for body in [json!({ "grace_days": 91 }), json!({})] {
+        landlord
+            .put(&grace, &body)
+            .await
+            .problem(422, "validation_failed");
+    }
+}
+
+#[tokio::test]
 async fn who_is_suspended_for_not_paying_keeps_reading_and_gets_back_exactly_what_was() {
     let service = Service::shared();
     let tenant = service.tenant("enterprise").await;

@@ -153,6 +153,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
             landlord::subscriptions::grant_feature,
             landlord::subscriptions::revoke_feature
         ))
+        .routes(routes!(landlord::subscriptions::set_grace))
         .routes(routes!(landlord::subscriptions::fail_payment))
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))

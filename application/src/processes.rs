@@ -137,6 +137,8 @@ impl Application {
     /// With more of them it comes again, after those that wait longer by then.
     async fn record_due(&self, tenant: TenantId) -> Result<(), Error> {
         let store = self.known_store(tenant).await?;
+        // Another node may have changed the subscription a moment ago.
+        store.ledger.heard(0).await?;
         self.record_due_of_subscription(&store).await?;
         let head = store.ledger.head();
         let as_of = head.position;

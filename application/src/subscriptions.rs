@@ -9,7 +9,6 @@ mod state;
 use chrono::{DateTime, Utc};
 use domain::catalogue::{FeatureSlug, FeatureValue};
 use domain::ids::{Position, TenantId, Version};
-use domain::subscription::payment::GRACE_DAYS;
 use domain::subscription::{Effective, Grant, GrantKind, SubscriptionCommand, TenantSubscription};
 
 pub use self::plans::PlanPreview;
@@ -107,14 +106,27 @@ impl Application {
         .await
     }
 
-    /// Begins the days of grace after a failed payment: so many, or [`GRACE_DAYS`].
+    /// Gives a tenant so many days of grace after each payment that fails from now on.
+    pub async fn set_grace(
+        &self,
+        command: &Command,
+        tenant: TenantId,
+        days: u32,
+    ) -> Result<Done<SubscriptionState>, Error> {
+        self.change_subscription(command, tenant, |at| SubscriptionCommand::SetGrace {
+            days,
+            at,
+        })
+        .await
+    }
+
+    /// Begins the days of grace after a failed payment: so many, or the tenant's own.
     pub async fn fail_payment(
         &self,
         command: &Command,
         tenant: TenantId,
         grace_days: Option<u32>,
     ) -> Result<Done<SubscriptionState>, Error> {
-        let grace_days = grace_days.unwrap_or(GRACE_DAYS);
         self.change_subscription(command, tenant, |at| SubscriptionCommand::FailPayment {
             grace_days,
             at,

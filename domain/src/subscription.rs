@@ -79,6 +79,8 @@ pub struct Terms {
     pub tried: BTreeSet<PlanKey>,
     /// The plan change to come.
     pub scheduled: Option<ScheduledChange>,
+    /// How many days of grace follow a failed payment.
+    pub grace_days: u32,
     /// When the subscription began, from which its periods are counted.
     pub started_at: DateTime<Utc>,
 }
@@ -183,7 +185,8 @@ impl TenantSubscription {
                 true => Ok(vec![Event::AddOnRevoked { feature, at }]),
                 false => Err(SubscriptionRefusal::NotGranted(feature)),
             },
-            Command::FailPayment { grace_days, at } => self.fail_payment(grace_days, at),
+            Command::SetGrace { days, at } => terms.set_grace(days, at),
+            Command::FailPayment { grace_days, at } => self.fail_payment(terms, grace_days, at),
             Command::Suspend { at } => Ok(self.suspend(at)),
             Command::Reinstate { at } => Ok(self.reinstate(at)),
             Command::Cancel { effective, at } => self.cancel(terms, effective, at),
@@ -261,6 +264,7 @@ impl TenantSubscription {
                     terms.grants.remove(&feature);
                 });
             }
+            Event::GraceSet { days, .. } => self.amend(|terms| terms.grace_days = days),
             Event::PaymentFailed { grace_ends_at, .. } => self.enter(|terms| Self::InGrace {
                 terms,
                 ends_at: grace_ends_at,
@@ -330,6 +334,7 @@ impl Terms {
             trial: None,
             tried: BTreeSet::new(),
             scheduled: None,
+            grace_days: payment::GRACE_DAYS,
             started_at: at,
         }
     }

@@ -50,10 +50,22 @@ pub struct FeatureGrant {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FailedPayment {
-    /// How many days service goes on, unless the subscription is reinstated before: 14 if absent,
-    /// 0 to suspend at once.
+    /// How many days service goes on this time, unless the subscription is reinstated before: the
+    /// tenant's own if absent, 0 to suspend at once.
     #[schema(maximum = 90, example = 14)]
     grace_days: Option<u32>,
+    /// Why, for the record.
+    #[schema(max_length = 500)]
+    reason: Option<String>,
+}
+
+/// How much grace a tenant has.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grace {
+    /// How many days service goes on after a failed payment; a tenant begins with 14.
+    #[schema(maximum = 90, example = 14)]
+    grace_days: u32,
     /// Why, for the record.
     #[schema(max_length = 500)]
     reason: Option<String>,
@@ -132,6 +144,22 @@ pub async fn revoke_feature(
     answer(api.application.revoke_feature(&command, id, &slug).await)
 }
 
+/// Gives a tenant more or less grace after each payment that fails from now on.
+#[utoipa::path(
+    put, path = "/v1/landlord/tenants/{id}/subscription/grace", tag = "Landlord",
+    request_body = Grace, params(("id" = String, Path, description = "The tenant's id")),
+    responses((status = 200, description = "The subscription", body = SubscriptionBody))
+)]
+pub async fn set_grace(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<TenantId>,
+    ask: Ask<Grace>,
+) -> Result<Commanded<SubscriptionBody>, Problem> {
+    let command = because(ask.command, ask.body.reason)?;
+    let days = ask.body.grace_days;
+    answer(api.application.set_grace(&command, id, days).await)
+}
+
 /// Begins the days of grace after a failed payment; at their end the subscription is suspended.
 /// A failure that is reported again does not prolong them.
 #[utoipa::path(
@@ -144,12 +172,7 @@ pub async fn fail_payment(
     InPath(id): InPath<TenantId>,
     ask: Ask<FailedPayment>,
 ) -> Result<Commanded<SubscriptionBody>, Problem> {
-    let mut fields = Fields::default();
-    let reason = reason(&mut fields, ask.body.reason);
-    let command = Command {
-        reason: fields.finish(reason)?,
-        ..ask.command
-    };
+    let command = because(ask.command, ask.body.reason)?;
     let days = ask.body.grace_days;
     answer(api.application.fail_payment(&command, id, days).await)
 }
@@ -211,6 +234,16 @@ pub async fn cancel(
             .cancel_subscription(&command, id, effective)
             .await,
     )
+}
+
+/// The command, with its reason.
+fn because(command: Command, text: Option<String>) -> Result<Command, Problem> {
+    let mut fields = Fields::default();
+    let reason = reason(&mut fields, text);
+    Ok(Command {
+        reason: fields.finish(reason)?,
+        ..command
+    })
 }
 
 /// Parses when something takes effect.

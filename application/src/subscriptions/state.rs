@@ -29,6 +29,9 @@ pub struct SubscriptionState {
     /// What stopped service, if it is suspended.
     #[serde(default)]
     pub suspended_by: Option<SuspensionCause>,
+    /// How many days of grace the tenant has after a failed payment; not in old answers.
+    #[serde(default)]
+    pub grace_days: Option<u32>,
     /// When service stops after a failed payment.
     #[serde(default)]
     pub grace_ends_at: Option<DateTime<Utc>>,
@@ -114,6 +117,7 @@ impl SubscriptionState {
                 _ if standing == Standing::Suspended => Some(SuspensionCause::Payment),
                 _ => None,
             },
+            grace_days: Some(terms.grace_days),
             grace_ends_at: match subscription {
                 TenantSubscription::InGrace { ends_at, .. } if standing == Standing::Grace => {
                     Some(*ends_at)

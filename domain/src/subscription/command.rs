@@ -63,11 +63,18 @@ pub enum SubscriptionCommand {
         /// When.
         at: DateTime<Utc>,
     },
+    /// Give the tenant so much grace after each payment that fails from now on.
+    SetGrace {
+        /// How many days of 24 hours: 0 (suspended at once) to [`super::payment::GRACE_DAYS_MAX`].
+        days: u32,
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// Begin the days of grace, after which the subscription is suspended. A failure while they
     /// run does not prolong them, and one while it is suspended changes nothing.
     FailPayment {
-        /// How many days of 24 hours: 0 (suspended at once) to [`super::payment::GRACE_DAYS_MAX`].
-        grace_days: u32,
+        /// How many days this time, as in [`Self::SetGrace`]; the tenant's own if nothing is said.
+        grace_days: Option<u32>,
         /// When.
         at: DateTime<Utc>,
     },
@@ -108,6 +115,7 @@ impl SubscriptionCommand {
             | Self::CancelTrial { at }
             | Self::GrantAddOn { at, .. }
             | Self::RevokeAddOn { at, .. }
+            | Self::SetGrace { at, .. }
             | Self::FailPayment { at, .. }
             | Self::Suspend { at }
             | Self::Reinstate { at }

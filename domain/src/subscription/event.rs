@@ -130,6 +130,13 @@ pub enum SubscriptionEvent {
         /// The moment it was due, which may be before it was recorded.
         at: DateTime<Utc>,
     },
+    /// From now on the tenant has so much grace after a payment that failed.
+    GraceSet {
+        /// How many days of 24 hours.
+        days: u32,
+        /// When it happened.
+        at: DateTime<Utc>,
+    },
     /// A payment failed; service goes on for some days of grace.
     PaymentFailed {
         /// When service stops, unless the subscription is reinstated before.
@@ -223,6 +230,7 @@ impl SubscriptionEvent {
             Self::AddOnGranted { .. } => "AddOnGranted",
             Self::AddOnRevoked { .. } => "AddOnRevoked",
             Self::AddOnExpired { .. } => "AddOnExpired",
+            Self::GraceSet { .. } => "GraceSet",
             Self::PaymentFailed { .. } => "PaymentFailed",
             Self::SubscriptionSuspended { .. } => "SubscriptionSuspended",
             Self::SubscriptionReinstated { .. } => "SubscriptionReinstated",
@@ -247,6 +255,7 @@ impl SubscriptionEvent {
             | Self::TrialCancelled { .. }
             | Self::AddOnRevoked { .. }
             | Self::AddOnExpired { .. }
+            | Self::GraceSet { .. }
             | Self::PaymentFailed { .. }
             | Self::SubscriptionReinstated { .. }
             | Self::SubscriptionCancelled { .. }
@@ -269,6 +278,7 @@ impl SubscriptionEvent {
             | Self::AddOnGranted { at, .. }
             | Self::AddOnRevoked { at, .. }
             | Self::AddOnExpired { at, .. }
+            | Self::GraceSet { at, .. }
             | Self::PaymentFailed { at, .. }
             | Self::SubscriptionSuspended { at, .. }
             | Self::SubscriptionReinstated { at }
@@ -296,6 +306,7 @@ impl SubscriptionEvent {
             | Self::TrialCancelled { .. }
             | Self::AddOnRevoked { .. }
             | Self::AddOnExpired { .. }
+            | Self::GraceSet { .. }
             | Self::PaymentFailed { .. }
             | Self::SubscriptionSuspended { .. }
             | Self::SubscriptionReinstated { .. }

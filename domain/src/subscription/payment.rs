@@ -23,12 +23,11 @@ impl TenantSubscription {
 
     pub(super) fn fail_payment(
         &self,
-        grace_days: u32,
+        terms: &Terms,
+        grace_days: Option<u32>,
         at: DateTime<Utc>,
     ) -> Result<Vec<SubscriptionEvent>, SubscriptionRefusal> {
-        if grace_days > GRACE_DAYS_MAX {
-            return Err(SubscriptionRefusal::GraceDays);
-        }
+        let grace_days = allowed(grace_days.unwrap_or(terms.grace_days))?;
         Ok(match self {
             Self::Active(_) => vec![SubscriptionEvent::PaymentFailed {
                 grace_ends_at: at + TimeDelta::days(grace_days.into()),
@@ -79,5 +78,26 @@ impl TenantSubscription {
             ends_at,
             at,
         }])
+    }
+}
+
+impl Terms {
+    pub(super) fn set_grace(
+        &self,
+        days: u32,
+        at: DateTime<Utc>,
+    ) -> Result<Vec<SubscriptionEvent>, SubscriptionRefusal> {
+        let days = allowed(days)?;
+        Ok(match days == self.grace_days {
+            true => vec![],
+            false => vec![SubscriptionEvent::GraceSet { days, at }],
+        })
+    }
+}
+
+const fn allowed(grace_days: u32) -> Result<u32, SubscriptionRefusal> {
+    match grace_days {
+        0..=GRACE_DAYS_MAX => Ok(grace_days),
+        _ => Err(SubscriptionRefusal::GraceDays),
     }
 }

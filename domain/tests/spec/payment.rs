@@ -19,7 +19,7 @@ fn failed() -> SubscriptionEvent {
 
 fn fail(grace_days: u32, n: i64) -> SubscriptionCommand {
     SubscriptionCommand::FailPayment {
-        grace_days,
+        grace_days: Some(grace_days),
         at: day(n),
     }
 }
@@ -181,4 +181,36 @@ fn a_payment_in_time_ends_the_grace() {
             unpaid(),
             SubscriptionEvent::SubscriptionReinstated { at: day(18) },
         ]);
+}
+
+#[test]
+fn a_tenant_may_have_another_grace_than_the_14_days_of_all() {
+    let fail = |n| SubscriptionCommand::FailPayment {
+        grace_days: None,
+        at: day(n),
+    };
+    given::<TenantSubscription>([started("pro")])
+        .when(fail(3))
+        .then([failed()]);
+    let set = SubscriptionEvent::GraceSet {
+        days: 30,
+        at: day(1),
+    };
+    given::<TenantSubscription>([started("pro"), set.clone()])
+        .when(fail(3))
+        .then([SubscriptionEvent::PaymentFailed {
+            grace_ends_at: day(33),
+            at: day(3),
+        }]);
+    let asked = |days| SubscriptionCommand::SetGrace { days, at: day(1) };
+    let fresh = || given::<TenantSubscription>([started("pro")]);
+    fresh().when(asked(30)).then([set.clone()]);
+    fresh().when(asked(14)).then_nothing();
+    fresh()
+        .when(asked(91))
+        .refused(SubscriptionRefusal::GraceDays);
+
+    // A grace that runs stays as it is.
+    let running: TenantSubscription = after([started("pro"), failed(), set]);
+    assert_eq!(running.next_due(), Some(day(17)));
 }

@@ -242,7 +242,8 @@ fn next_subscription_event(event: &SubscriptionEvent) -> Option<SubscriptionEven
             feature: slug(feature::MAX_CARDS),
             at,
         },
-        Event::AddOnExpired { .. } => Event::PaymentFailed {
+        Event::AddOnExpired { .. } => Event::GraceSet { days: 30, at },
+        Event::GraceSet { .. } => Event::PaymentFailed {
             grace_ends_at: day(15),
             at,
         },

@@ -25,6 +25,7 @@ const EVERY_COMMAND_IN_EVERY_STAGE: &str = "
     cancel trial   | missing     | none      | none      | none      | over      | over
     grant add-on   | missing     | active    | in grace  | suspended | over      | over
     revoke add-on  | missing     | active    | in grace  | suspended | over      | over
+    set grace      | missing     | active    | in grace  | suspended | over      | over
     fail payment   | missing     | in grace  | same      | same      | over      | over
     suspend        | missing     | suspended | suspended | same      | over      | over
     reinstate      | missing     | same      | active    | active    | over      | over
@@ -47,6 +48,7 @@ fn row(command: &SubscriptionCommand) -> &'static str {
         SubscriptionCommand::CancelTrial { .. } => "cancel trial",
         SubscriptionCommand::GrantAddOn { .. } => "grant add-on",
         SubscriptionCommand::RevokeAddOn { .. } => "revoke add-on",
+        SubscriptionCommand::SetGrace { .. } => "set grace",
         SubscriptionCommand::FailPayment { .. } => "fail payment",
         SubscriptionCommand::Suspend { .. } => "suspend",
         SubscriptionCommand::Reinstate { .. } => "reinstate",
@@ -70,7 +72,7 @@ fn column(subscription: &TenantSubscription) -> &'static str {
     }
 }
 
-fn every_command() -> [SubscriptionCommand; 16] {
+fn every_command() -> [SubscriptionCommand; 17] {
     let at = day(6);
     let change_plan = |key, effective| SubscriptionCommand::ChangePlan {
         to: plan(key),
@@ -102,7 +104,11 @@ fn every_command() -> [SubscriptionCommand; 16] {
             feature: slug(feature::EXPORT_CSV),
             at,
         },
-        SubscriptionCommand::FailPayment { grace_days: 14, at },
+        SubscriptionCommand::SetGrace { days: 30, at },
+        SubscriptionCommand::FailPayment {
+            grace_days: None,
+            at,
+        },
         SubscriptionCommand::Suspend { at },
         SubscriptionCommand::Reinstate { at },
         cancel(Effective::PeriodEnd),

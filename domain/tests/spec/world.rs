@@ -49,7 +49,8 @@ pub enum SubscriptionAsk {
     Unschedule,
     StartTrial(u32, u32),
     CancelTrial,
-    FailPayment(u32),
+    SetGrace(u32),
+    FailPayment(Option<u32>),
     Grant(GrantKind, FeatureValue, Option<TimeDelta>),
     Revoke,
     Suspend,
@@ -232,6 +233,7 @@ impl SubscriptionAsk {
                 at,
             },
             Self::CancelTrial => SubscriptionCommand::CancelTrial { at },
+            Self::SetGrace(days) => SubscriptionCommand::SetGrace { days, at },
             Self::FailPayment(grace_days) => SubscriptionCommand::FailPayment { grace_days, at },
             Self::Grant(kind, value, end) => SubscriptionCommand::GrantAddOn {
                 feature,
@@ -330,7 +332,8 @@ pub fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
         4 => (kind, max_cards(), prop::option::of(end()))
             .prop_map(|(kind, value, end)| SubscriptionAsk::Grant(kind, value, end)),
         2 => Just(SubscriptionAsk::Revoke),
-        3 => (0..9_u32).prop_map(SubscriptionAsk::FailPayment),
+        1 => (0..9_u32).prop_map(SubscriptionAsk::SetGrace),
+        3 => prop::option::of(0..9_u32).prop_map(SubscriptionAsk::FailPayment),
         2 => Just(SubscriptionAsk::Suspend),
         5 => Just(SubscriptionAsk::Reinstate),
         2 => when().prop_map(SubscriptionAsk::Cancel),

@@ -31,6 +31,8 @@ pub struct SubscriptionBody {
     pub blocked: BlockedBody,
     /// What stopped service; null unless it is suspended.
     pub suspended_by: Option<SuspensionCauseBody>,
+    /// How many days service goes on after a failed payment.
+    pub grace_days: Option<u32>,
     /// When service stops after a failed payment; null unless in grace.
     pub grace_ends_at: Option<DateTime<Utc>>,
     /// When a cancelled subscription ends.
@@ -120,6 +122,7 @@ impl From<SubscriptionState> for SubscriptionBody {
             state: state.standing.into(),
             blocked: state.standing.blocked().into(),
             suspended_by: state.suspended_by.map(Into::into),
+            grace_days: state.grace_days,
             grace_ends_at: state.grace_ends_at,
             ends_at: state.ends_at,
             period: state.period.map(Into::into),

@@ -167,3 +167,30 @@ impl From<&Trial> for TrialState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As version 0.1.0 has recorded it under an idempotency key.
+    const OLD: &str = r#"{
+        "tenant": "0199aaaa-0000-7000-8000-000000000001", "plan": "free", "plan_version": 1,
+        "price_level": 1, "standing": "suspended", "ends_at": null,
+        "features": { "max_cards": { "value": 500, "source": "plan", "expires_at": null } },
+        "in_circulation": 501, "limit": 500, "over_limit_by": 1
+    }"#;
+
+    #[test]
+    fn what_was_answered_before_there_were_trials_and_the_like_is_still_read() {
+        let state: SubscriptionState = serde_json::from_str(OLD).expect("an answer");
+        assert_eq!(state.standing, Standing::Suspended);
+        assert_eq!(
+            (state.trial, state.scheduled, state.period),
+            (None, None, None)
+        );
+        assert_eq!(
+            state.features["max_cards"].attribution,
+            Attribution::default()
+        );
+    }
+}

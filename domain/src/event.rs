@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::card::{CardEvent, DigitalCard};
+use crate::catalogue::{Catalogue, CatalogueEvent};
 use crate::subscription::{SubscriptionEvent, TenantSubscription};
 
 /// The kinds of aggregate that share a ledger.
@@ -19,6 +20,8 @@ pub enum AggregateKind {
     Card,
     /// [`TenantSubscription`].
     Subscription,
+    /// [`Catalogue`]: only in the landlord's own ledger.
+    Catalogue,
 }
 
 impl AggregateKind {
@@ -27,24 +30,27 @@ impl AggregateKind {
         match self {
             Self::Card => DigitalCard::TYPE,
             Self::Subscription => TenantSubscription::TYPE,
+            Self::Catalogue => Catalogue::TYPE,
         }
     }
 
     /// The kind stored as `text`.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Card, Self::Subscription]
+        [Self::Card, Self::Subscription, Self::Catalogue]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
 }
 
-/// Any event of a tenant's ledger.
+/// Any event of a tenant's ledger, or of the landlord's.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Of a card.
     Card(CardEvent),
     /// Of the subscription.
     Subscription(SubscriptionEvent),
+    /// Of the catalogue.
+    Catalogue(CatalogueEvent),
 }
 
 impl Event {
@@ -53,6 +59,7 @@ impl Event {
         match self {
             Self::Card(_) => AggregateKind::Card,
             Self::Subscription(_) => AggregateKind::Subscription,
+            Self::Catalogue(_) => AggregateKind::Catalogue,
         }
     }
 
@@ -61,6 +68,7 @@ impl Event {
         match self {
             Self::Card(event) => event.name(),
             Self::Subscription(event) => event.name(),
+            Self::Catalogue(event) => event.name(),
         }
     }
 
@@ -69,6 +77,7 @@ impl Event {
         match self {
             Self::Card(event) => event.version(),
             Self::Subscription(event) => event.version(),
+            Self::Catalogue(event) => event.version(),
         }
     }
 
@@ -77,6 +86,7 @@ impl Event {
         match self {
             Self::Card(event) => event.at(),
             Self::Subscription(event) => event.at(),
+            Self::Catalogue(event) => event.at(),
         }
     }
 
@@ -89,6 +99,7 @@ impl Event {
         match self {
             Self::Card(event) => serde_json::to_string(event),
             Self::Subscription(event) => serde_json::to_string(event),
+            Self::Catalogue(event) => serde_json::to_string(event),
         }
     }
 }
@@ -102,6 +113,12 @@ impl From<CardEvent> for Event {
 impl From<SubscriptionEvent> for Event {
     fn from(event: SubscriptionEvent) -> Self {
         Self::Subscription(event)
+    }
+}
+
+impl From<CatalogueEvent> for Event {
+    fn from(event: CatalogueEvent) -> Self {
+        Self::Catalogue(event)
     }
 }
 
@@ -203,6 +220,9 @@ impl Decoder {
             AggregateKind::Subscription => {
                 serde_json::from_value(newest.payload).map(Event::Subscription)
             }
+            AggregateKind::Catalogue => {
+                serde_json::from_value(newest.payload).map(Event::Catalogue)
+            }
         }
         .and_then(|event| as_promised(event, &newest.event_type, &newest.event_version))
         .map_err(|source| UndecodableEvent::Malformed {
@@ -243,6 +263,10 @@ impl Decoder {
                 .map_err(malformed),
             Some(AggregateKind::Subscription) if newest => serde_json::from_str(payload)
                 .map(Event::Subscription)
+                .and_then(|event| as_promised(event, name, version))
+                .map_err(malformed),
+            Some(AggregateKind::Catalogue) if newest => serde_json::from_str(payload)
+                .map(Event::Catalogue)
                 .and_then(|event| as_promised(event, name, version))
                 .map_err(malformed),
             Some(_) => self.decode(SerializedEvent::new(

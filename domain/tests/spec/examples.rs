@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::card::{CardCommand, CardEvent, Holder, Issue};
 use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, PlanTerms};
-use domain::ids::{CardId, CardNumber};
+use domain::ids::{CardId, CardNumber, TenantId};
 use domain::subscription::{Grant, GrantKind, SubscriptionEvent};
 use domain::text::{Email, HolderName, Tier};
 
@@ -21,6 +21,13 @@ pub fn just_before(time: DateTime<Utc>) -> DateTime<Utc> {
 /// The `n`-th card's id.
 pub fn card_id(n: u16) -> CardId {
     format!("0199aaaa-0000-7000-8000-{n:012}")
+        .parse()
+        .expect("a UUID")
+}
+
+/// The `n`-th tenant's id.
+pub fn tenant_id(n: u16) -> TenantId {
+    format!("0199bbbb-0000-7000-8000-{n:012}")
         .parse()
         .expect("a UUID")
 }

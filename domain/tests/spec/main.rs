@@ -12,9 +12,11 @@ mod table;
 // The rules.
 mod card;
 mod catalogue;
+mod catalogue_changes;
 mod entitlements;
 mod subscription;
 mod usage;
+mod verdict;
 
 // The rules, over any sequence of commands.
 mod properties;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 
 use domain::card::{CardEvent, Status};
-use domain::catalogue::{FeatureValue, feature};
+use domain::catalogue::{Catalogue, CatalogueEvent, FeatureValue, MigrationFailure, feature};
 use domain::event::{Decoder, Event, Metadata};
 use domain::ids::CardId;
 use domain::subscription::SubscriptionEvent;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::examples::{ada, adas_card, add_on, card_id, day, issued, plan, slug};
+use crate::examples::{ada, adas_card, add_on, card_id, day, issued, plan, slug, tenant_id};
 use crate::source;
 
 /// How to bring the generated files of this folder up to date.
@@ -127,6 +127,7 @@ fn pretty(event: &Event) -> String {
     match event {
         Event::Card(payload) => text(event, payload),
         Event::Subscription(payload) => text(event, payload),
+        Event::Catalogue(payload) => text(event, payload),
     }
 }
 
@@ -138,9 +139,13 @@ pub fn every_event() -> Vec<Event> {
         at: day(0),
     };
     let subscriptions = std::iter::successors(Some(first), next_subscription_event);
+    let module = Catalogue::standard().modules.remove(0);
+    let first = CatalogueEvent::ModuleDefined { module, at: day(0) };
+    let catalogue = std::iter::successors(Some(first), next_catalogue_event);
     cards
         .map(Event::from)
         .chain(subscriptions.map(Event::from))
+        .chain(catalogue.map(Event::from))
         .collect()
 }
 
@@ -222,6 +227,67 @@ fn next_subscription_event(event: &SubscriptionEvent) -> Option<SubscriptionEven
             at,
         },
         Event::SubscriptionCancelled { .. } => return None,
+    })
+}
+
+/// As [`next_card_event`].
+fn next_catalogue_event(event: &CatalogueEvent) -> Option<CatalogueEvent> {
+    use CatalogueEvent as Event;
+
+    let at = day(1);
+    let (slug, key) = (slug(feature::CARDS_STATS), plan("enterprise").key);
+    let stats = || {
+        let standard = Catalogue::standard();
+        standard.feature(slug.as_str()).expect("a feature").clone()
+    };
+    let by = "0199aaaa-0000-7000-8000-00000000a001".to_owned();
+    Some(match event {
+        Event::ModuleDefined { .. } => Event::FeatureDefined {
+            feature: stats(),
+            at,
+        },
+        Event::FeatureDefined { .. } => Event::FeatureRevised {
+            feature: stats(),
+            at,
+        },
+        Event::FeatureRevised { .. } => Event::FeatureArchived { slug, at },
+        Event::FeatureArchived { .. } => Event::FeatureRestored { slug, at },
+        Event::FeatureRestored { .. } => Event::FeatureKilled {
+            slug,
+            by,
+            reason: Some("it is slow today".to_owned()),
+            at,
+        },
+        Event::FeatureKilled { .. } => Event::FeatureRevived { slug, at },
+        Event::FeatureRevived { .. } => Event::PlanDefined {
+            plan: plan("enterprise"),
+            at,
+        },
+        Event::PlanDefined { .. } => Event::PlanRevised {
+            plan: plan("enterprise"),
+            at,
+        },
+        Event::PlanRevised { .. } => Event::PlanArchived { key, at },
+        Event::PlanArchived { .. } => Event::PlanRestored { key, at },
+        Event::PlanRestored { .. } => Event::PlanMigrationStarted {
+            key,
+            version: 2,
+            by,
+            at,
+        },
+        Event::PlanMigrationStarted { .. } => Event::PlanMigrationProgressed {
+            key,
+            after: tenant_id(2),
+            migrated: 1,
+            unchanged: 0,
+            failed: vec![MigrationFailure {
+                tenant: tenant_id(1),
+                detail: "the tenant's store".to_owned(),
+            }],
+            at,
+        },
+        Event::PlanMigrationProgressed { .. } => Event::PlanMigrationFinished { key, at },
+        Event::PlanMigrationFinished { .. } => return None,
     })
 }
 

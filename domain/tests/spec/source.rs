@@ -44,6 +44,7 @@ fn has(attributes: &[String], attribute: &str) -> bool {
 
 const CARD_EVENTS: &str = include_str!("../../src/card/event.rs");
 const SUBSCRIPTION_EVENTS: &str = include_str!("../../src/subscription/event.rs");
+const CATALOGUE_EVENTS: &str = include_str!("../../src/catalogue/event.rs");
 /// Where the types of the events' fields, and what travels with events, are declared.
 const OTHERS: [&str; 7] = [
     include_str!("../../src/card.rs"),
@@ -56,10 +57,11 @@ const OTHERS: [&str; 7] = [
 ];
 
 /// The enums of events; their variants are the events.
-pub fn events() -> [Item; 2] {
+pub fn events() -> [Item; 3] {
     [
         (CARD_EVENTS, "CardEvent"),
         (SUBSCRIPTION_EVENTS, "SubscriptionEvent"),
+        (CATALOGUE_EVENTS, "CatalogueEvent"),
     ]
     .map(|(source, name)| {
         let found = items(source).into_iter().find(|item| item.name == name);
@@ -69,7 +71,7 @@ pub fn events() -> [Item; 2] {
 
 /// The declaration of a type of the domain, if it has one.
 pub fn item(name: &str) -> Option<Item> {
-    [CARD_EVENTS, SUBSCRIPTION_EVENTS]
+    [CARD_EVENTS, SUBSCRIPTION_EVENTS, CATALOGUE_EVENTS]
         .into_iter()
         .chain(OTHERS)
         .flat_map(items)
@@ -78,8 +80,8 @@ pub fn item(name: &str) -> Option<Item> {
 
 /// The documentation of the function whose line begins so.
 pub fn function_doc(line: &str) -> Option<String> {
-    let sources = [CARD_EVENTS, SUBSCRIPTION_EVENTS].into_iter().chain(OTHERS);
-    for source in sources {
+    let events = [CARD_EVENTS, SUBSCRIPTION_EVENTS, CATALOGUE_EVENTS];
+    for source in events.into_iter().chain(OTHERS) {
         let mut gathered = Gathered::default();
         for found in source.lines().map(str::trim) {
             if found.starts_with(line) {

@@ -8,6 +8,8 @@
 
 mod authorization;
 mod cards;
+mod catalogue;
+mod catalogue_nodes;
 mod expiry;
 mod idempotency;
 mod keys;

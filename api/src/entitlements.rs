@@ -7,7 +7,7 @@ use application::entitlements::{Lock, ModuleState, TenantEntitlements, TenantUsa
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::card::Status;
-use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue};
+use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, Kill};
 use domain::entitlements::{Entitlement, Source, Standing};
 use domain::ids::{Position, TenantId};
 use domain::usage::Usage;
@@ -45,21 +45,29 @@ pub struct EntitlementsBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Entitlement)]
 pub struct EntitlementBody {
-    /// How much: `true`, a whole number, or `"unlimited"`.
-    #[schema(value_type = FeatureValueBody)]
-    pub value: FeatureValue,
+    /// How much: `true`, a whole number, or `"unlimited"`; `false` if it is switched off.
+    pub value: FeatureValueBody,
     /// Where it comes from.
     pub source: SourceBody,
     /// When it ends by itself.
     pub expires_at: Option<DateTime<Utc>>,
+    /// `kill_switch`: since when it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
+    /// `kill_switch`: the API key that switched it off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// `kill_switch`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
-/// How much of a feature: `true`, a whole number, or `"unlimited"`.
+/// How much of a feature: `true`, a whole number, or `"unlimited"`; `false` if it may not be used.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = FeatureValue)]
 #[serde(untagged)]
 pub enum FeatureValueBody {
-    /// It may be used.
+    /// Whether it may be used.
     On(bool),
     /// It may be used up to this amount.
     Limit(u64),
@@ -80,6 +88,8 @@ pub enum SourceBody {
     AddOn,
     /// Put in the plan's place by the landlord.
     Override,
+    /// Switched off for everybody, whatever was bought.
+    KillSwitch,
 }
 
 /// Whether a tenant is served.
@@ -220,7 +230,7 @@ impl From<TenantEntitlements> for EntitlementsBody {
             plan: entitlements.plan.into(),
             price_level: entitlements.price_level,
             state: entitlements.standing.into(),
-            features: features(entitlements.features),
+            features: with_kills(features(entitlements.features), entitlements.killed),
             as_of: entitlements.as_of,
         }
     }
@@ -236,10 +246,46 @@ pub fn features(
         .collect()
 }
 
+/// Rights by slug, as far as they are not switched off.
+fn with_kills(
+    mut features: BTreeMap<String, EntitlementBody>,
+    killed: BTreeMap<FeatureSlug, Kill>,
+) -> BTreeMap<String, EntitlementBody> {
+    features.extend(
+        killed
+            .into_iter()
+            .map(|(slug, kill)| (slug.into(), kill.into())),
+    );
+    features
+}
+
+impl From<Kill> for EntitlementBody {
+    fn from(kill: Kill) -> Self {
+        Self {
+            value: FeatureValueBody::On(false),
+            source: SourceBody::KillSwitch,
+            expires_at: None,
+            since: Some(kill.since),
+            by: Some(kill.by),
+            why: kill.reason,
+        }
+    }
+}
+
+impl From<FeatureValue> for FeatureValueBody {
+    fn from(value: FeatureValue) -> Self {
+        match value {
+            FeatureValue::On => Self::On(true),
+            FeatureValue::Limit(limit) => Self::Limit(limit),
+            FeatureValue::Unlimited => Self::Unlimited("unlimited".to_owned()),
+        }
+    }
+}
+
 impl From<Entitlement> for EntitlementBody {
     fn from(entitlement: Entitlement) -> Self {
         Self {
-            value: entitlement.value,
+            value: entitlement.value.into(),
             source: match entitlement.source {
                 Source::Plan => SourceBody::Plan,
                 Source::Trial => SourceBody::Trial,
@@ -247,6 +293,9 @@ impl From<Entitlement> for EntitlementBody {
                 Source::Override => SourceBody::Override,
             },
             expires_at: entitlement.expires_at,
+            since: None,
+            by: None,
+            why: None,
         }
     }
 }
@@ -264,12 +313,12 @@ impl From<Standing> for StandingBody {
 
 impl ModuleBody {
     fn of(state: ModuleState, api: &Api) -> Self {
-        let catalogue = &api.application.catalogue;
+        let edition = api.application.catalogue.current();
         let locked = state
             .locked
-            .map(|lock| LockBody::of(lock, catalogue, &api.upgrade_url));
+            .map(|lock| LockBody::of(lock, &edition.catalogue, &api.upgrade_url));
         Self {
-            key: state.module.key,
+            key: state.module.key.into(),
             name: state.module.name,
             price_level: state.module.price_level,
             installed: state.installed,
@@ -283,6 +332,7 @@ impl LockBody {
     fn of(lock: Lock, catalogue: &Catalogue, upgrade_url: &str) -> Self {
         let (reason, required_level) = match lock {
             Lock::PriceLevel(level) => ("upgrade_required", Some(level)),
+            Lock::Killed => ("feature_disabled", None),
             Lock::Standing(Standing::Suspended) => ("subscription_suspended", None),
             Lock::Standing(Standing::Cancelled) => ("subscription_cancelled", None),
             Lock::Standing(Standing::NotStarted | Standing::Good) => ("unavailable", None),
@@ -292,8 +342,7 @@ impl LockBody {
             reason,
             required_level,
             plans: catalogue
-                .plans
-                .values()
+                .plans_for_sale()
                 .filter(|plan| unlocks(plan.price_level))
                 .map(|plan| plan.key.to_string())
                 .collect(),

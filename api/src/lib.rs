@@ -154,10 +154,25 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
             landlord::shards::add_shard
         ))
         .routes(routes!(landlord::shards::change_shard))
-        .routes(routes!(landlord::catalogue::list_plans))
-        .routes(routes!(landlord::catalogue::get_plan))
-        .routes(routes!(landlord::catalogue::list_features))
-        .routes(routes!(landlord::catalogue::get_feature))
+        .routes(routes!(landlord::catalogue::plans::list_plans))
+        .routes(routes!(
+            landlord::catalogue::plans::get_plan,
+            landlord::catalogue::plans::define_plan
+        ))
+        .routes(routes!(landlord::catalogue::features::list_features))
+        .routes(routes!(
+            landlord::catalogue::features::get_feature,
+            landlord::catalogue::features::define_feature
+        ))
+        .routes(routes!(
+            landlord::catalogue::features::kill_feature,
+            landlord::catalogue::features::revive_feature
+        ))
+        .routes(routes!(landlord::catalogue::modules::list_modules))
+        .routes(routes!(
+            landlord::catalogue::modules::get_module,
+            landlord::catalogue::modules::define_module
+        ))
         .routes(routes!(landlord::subscribers::list_subscribers))
         .routes(routes!(landlord::subscribers::resume_subscriber))
         .routes(routes!(landlord::subscribers::rebuild_subscriber))

@@ -16,6 +16,7 @@ use application::ports::Unavailable;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::card::CardRefusal;
+use domain::catalogue::CatalogueRefusal;
 use domain::entitlements::Standing;
 use domain::ids::TenantId;
 use domain::subscription::SubscriptionRefusal;
@@ -274,6 +275,8 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::Card(refusal) => refusal.into(),
             Refusal::Subscription(refusal) => refusal.into(),
+            Refusal::Catalogue(refusal) => refusal.into(),
+            Refusal::FeatureDisabled { .. } => Self::new(Code::FeatureDisabled, detail),
             Refusal::NotAdmitted { tenant, refusal } => not_admitted(tenant, refusal),
             Refusal::UpgradeRequired {
                 tenant,
@@ -324,6 +327,31 @@ impl From<SubscriptionRefusal> for Problem {
             | SubscriptionRefusal::Cancelled => Self::new(Code::InvalidTransition, detail),
             SubscriptionRefusal::NotGranted(_) => Self::new(Code::FeatureNotGranted, detail),
             SubscriptionRefusal::ExpiryNotInFuture => expiry_not_in_future(),
+        }
+    }
+}
+
+impl From<CatalogueRefusal> for Problem {
+    fn from(refusal: CatalogueRefusal) -> Self {
+        let detail = refusal.to_string();
+        let invalid = |field: String, code: &'static str| {
+            Self::validation(vec![FieldError::new(field, code, detail.clone())])
+        };
+        match &refusal {
+            CatalogueRefusal::UnknownFeature(slug) => {
+                invalid(format!("features.{slug}"), "unknown_feature")
+            }
+            CatalogueRefusal::FeatureIsArchived(slug) => {
+                invalid(format!("features.{slug}"), "feature_archived")
+            }
+            CatalogueRefusal::WrongValue(slug) => invalid(format!("features.{slug}"), "wrong_type"),
+            CatalogueRefusal::PriceLevelTooLow { .. } => invalid("price_level".into(), "too_low"),
+            CatalogueRefusal::UnknownModule(_) => invalid("module".into(), "unknown_module"),
+            CatalogueRefusal::KindIsFixed(_) => invalid("kind".into(), "immutable"),
+            CatalogueRefusal::UnknownPlan(_) => Self::not_found("plan"),
+            CatalogueRefusal::FeatureInUse { .. } => Self::new(Code::FeatureInUse, detail),
+            CatalogueRefusal::LimitHasNoSwitch(_) => Self::new(Code::NoKillSwitch, detail),
+            CatalogueRefusal::TooMany { .. } => Self::new(Code::CatalogueFull, detail),
         }
     }
 }

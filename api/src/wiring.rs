@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use application::Application;
+use application::catalogue::{CurrentCatalogue, follow_catalogue};
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
@@ -25,9 +26,8 @@ use application::shards::Shards;
 use application::subscribers::Subscribers;
 use application::tenants::Directory;
 use async_trait::async_trait;
-use domain::catalogue::Catalogue;
 use domain::event::Decoder;
-use domain::ids::{KeyId, Slug};
+use domain::ids::{KeyId, Slug, TenantId};
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
 use infrastructure::clock::{SystemClock, SystemRandom};
@@ -50,6 +50,7 @@ pub struct Service {
     /// What moves tenants; none on the embedded store.
     pub mover: Option<Mover>,
     engine: Arc<dyn Engine>,
+    doorbell: Doorbell,
     news: LandlordNews,
     sweep_interval: Duration,
     stop: CancellationToken,
@@ -119,7 +120,7 @@ impl Service {
             subscribers,
             Arc::clone(&stores),
             &clock,
-            doorbell,
+            doorbell.clone(),
             limits.sweep_interval,
         );
         let application = Application {
@@ -133,14 +134,19 @@ impl Service {
             landlord: adapters.landlord,
             agenda: Arc::clone(&overviews) as _,
             overviews,
-            catalogue: Catalogue::standard(),
+            catalogue: CurrentCatalogue::default(),
             decoder: Decoder::default(),
             subscribers: Arc::new(subscribers),
         };
+        if migrate {
+            application.stores.create(TenantId::LANDLORD).await?;
+        }
+        application.open_catalogue().await?;
         Ok(Self {
             application: Arc::new(application),
             mover: adapters.mover,
             engine: adapters.engine,
+            doorbell,
             news: adapters.news,
             sweep_interval: limits.sweep_interval,
             stop: CancellationToken::new(),
@@ -205,6 +211,9 @@ impl Service {
         let (application, stop) = of();
         self.tasks
             .spawn(follow_news(application, self.news.clone(), stop));
+        let (application, stop) = of();
+        let rings = self.doorbell.listen_for(TenantId::LANDLORD);
+        self.tasks.spawn(follow_catalogue(application, rings, stop));
         self.tasks.close();
     }
 

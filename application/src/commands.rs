@@ -15,6 +15,7 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, EventEnvelope, EventStore,
 };
 use domain::card::DigitalCard;
+use domain::catalogue::Catalogue;
 use domain::event::{AggregateKind, Decoder, Event, Metadata};
 use domain::ids::{Position, Version};
 use domain::subscription::TenantSubscription;
@@ -158,7 +159,7 @@ pub(crate) struct Staged<A> {
     pub stream: StreamAppend,
 }
 
-/// The aggregates that live in a tenant's ledger.
+/// The aggregates that live in a ledger.
 pub(crate) trait InLedger: Aggregate<Services = (), Command: Send> + Clone {
     const KIND: AggregateKind;
     fn own(event: Event) -> Option<Self::Event>;
@@ -171,7 +172,7 @@ impl InLedger for DigitalCard {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Card(event) => Some(event),
-            Event::Subscription(_) => None,
+            Event::Subscription(_) | Event::Catalogue(_) => None,
         }
     }
 
@@ -186,12 +187,27 @@ impl InLedger for TenantSubscription {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Subscription(event) => Some(event),
-            Event::Card(_) => None,
+            Event::Card(_) | Event::Catalogue(_) => None,
         }
     }
 
     fn wrap(event: Self::Event) -> Event {
         Event::Subscription(event)
+    }
+}
+
+impl InLedger for Catalogue {
+    const KIND: AggregateKind = AggregateKind::Catalogue;
+
+    fn own(event: Event) -> Option<Self::Event> {
+        match event {
+            Event::Catalogue(event) => Some(event),
+            Event::Card(_) | Event::Subscription(_) => None,
+        }
+    }
+
+    fn wrap(event: Self::Event) -> Event {
+        Event::Catalogue(event)
     }
 }
 

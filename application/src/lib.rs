@@ -7,6 +7,7 @@
 //! read model. A query reads a read model; it never changes anything.
 
 pub mod cards;
+pub mod catalogue;
 pub mod entitlements;
 pub mod subscriptions;
 pub mod tenants;
@@ -29,9 +30,9 @@ pub mod scope;
 
 use std::sync::Arc;
 
-use domain::catalogue::Catalogue;
 use domain::event::Decoder;
 
+use crate::catalogue::CurrentCatalogue;
 use crate::keys::KeyRing;
 use crate::ports::agenda::Agenda;
 use crate::ports::shards::ShardDatabases;
@@ -54,8 +55,8 @@ pub struct Application {
     pub overviews: Arc<dyn LandlordView>,
     /// When which tenant needs attention.
     pub agenda: Arc<dyn Agenda>,
-    /// What is for sale.
-    pub catalogue: Catalogue,
+    /// What is for sale, in memory.
+    pub catalogue: CurrentCatalogue,
     /// How stored events are read.
     pub decoder: Decoder,
     /// Which tenants exist, in memory.

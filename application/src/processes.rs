@@ -98,7 +98,7 @@ impl Application {
             .await;
     }
 
-    fn metadata_of(&self, process: &str) -> Metadata {
+    pub(crate) fn metadata_of(&self, process: &str) -> Metadata {
         let cause = self.random.id().to_string();
         Metadata {
             actor: process.to_owned(),

@@ -266,8 +266,12 @@ impl Line {
         )
     }
 
-    /// The tenant's ledger has reached `position`: unless a task is at it already, starts one.
+    /// The tenant's ledger has reached `position`: unless a task is at it already, starts one. The
+    /// landlord's own ledger has no read models.
     fn rung(self: &Arc<Self>, tenant: TenantId, position: Position) {
+        if tenant == TenantId::LANDLORD {
+            return;
+        }
         let follower = self.follower(tenant);
         if follower.begin(position) {
             let line = Arc::clone(self);

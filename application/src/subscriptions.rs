@@ -17,7 +17,6 @@ use crate::Application;
 use crate::commands::{Decided, Done};
 use crate::error::{Error, Refusal};
 use crate::scope::{Command, Role};
-use crate::tenants::unknown_plan;
 
 const CHANGE: &[Role] = &[Role::Landlord];
 
@@ -84,10 +83,7 @@ impl Application {
         tenant: TenantId,
         plan: &PlanKey,
     ) -> Result<Done<SubscriptionState>, Error> {
-        let to = self
-            .catalogue
-            .plan(plan.as_str())
-            .ok_or_else(|| unknown_plan(plan))?;
+        let to = self.plan_for_sale(plan)?;
         self.change_subscription(command, tenant, |at| SubscriptionCommand::ChangePlan {
             to: to.clone(),
             at,
@@ -105,10 +101,7 @@ impl Application {
         value: FeatureValue,
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<Done<SubscriptionState>, Error> {
-        let feature = self
-            .catalogue
-            .feature(slug.as_str())
-            .ok_or_else(|| Error::unknown_feature(slug))?;
+        let feature = self.feature_for_sale(slug)?;
         if !feature.accepts(value) {
             return Err(Refusal::Invalid {
                 field: "value",

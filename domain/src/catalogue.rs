@@ -6,6 +6,7 @@
 
 mod change;
 mod event;
+mod migration;
 mod standard;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use self::change::{
-    CatalogueCommand, CatalogueRefusal, FEATURES_MAX, MODULES_MAX, MigratedPage, PLANS_MAX,
-    PlanContent,
+    CatalogueCommand, CatalogueRefusal, FEATURES_MAX, MODULES_MAX, PLANS_MAX, PlanContent,
 };
 pub use self::event::{CatalogueEvent, MigrationFailure};
-use crate::ids::TenantId;
+pub use self::migration::{MigratedPage, PlanMigration};
 
 /// The slug of a feature: 1 to 60 of `a-z`, `0-9`, `_` and `.`, beginning with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -247,30 +247,6 @@ pub struct Kill {
     pub by: String,
     /// Why, as the asker said.
     pub reason: Option<String>,
-}
-
-/// How far the tenants on a plan are brought to one of its versions. Whoever goes on with it
-/// begins after the last tenant that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanMigration {
-    /// The version.
-    pub version: u32,
-    /// The API key that asked.
-    pub by: String,
-    /// When it began.
-    pub started_at: DateTime<Utc>,
-    /// The last tenant that was looked at, in the order of ids.
-    pub after: Option<TenantId>,
-    /// How many tenants were brought to the version.
-    pub migrated: u64,
-    /// How many had nothing to be changed.
-    pub unchanged: u64,
-    /// How many failed.
-    pub failed: u64,
-    /// The first of those, and why.
-    pub failures: Vec<MigrationFailure>,
-    /// When the last tenant was looked at.
-    pub finished_at: Option<DateTime<Utc>>,
 }
 
 /// Everything that is, or was, for sale.

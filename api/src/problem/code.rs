@@ -86,6 +86,13 @@ codes! {
     NoShards = "no_shards", CONFLICT, "No shards here";
     /// There is another shard of this name.
     ShardExists = "shard_exists", CONFLICT, "Shard exists";
+    /// A plan that is for sale grants the feature, so it cannot go out of sale. Take it out of the
+    /// plan first.
+    FeatureInUse = "feature_in_use", CONFLICT, "Feature in use";
+    /// A limit cannot be switched off. Switch off what it limits.
+    NoKillSwitch = "no_kill_switch", CONFLICT, "No kill switch";
+    /// The catalogue has as many entries of this kind as it can have.
+    CatalogueFull = "catalogue_full", CONFLICT, "Catalogue full";
     /// Another tenant has this slug.
     SlugTaken = "slug_taken", CONFLICT, "Slug taken";
     /// The resource is not at the version that `If-Match` names. Read it again.
@@ -112,6 +119,9 @@ codes! {
     /// This node does not reach the shard's database; its log says why. Make it reachable from every
     /// node, then try again.
     ShardUnreachable = "shard_unreachable", SERVICE_UNAVAILABLE, "Shard unreachable";
+    /// The provider has switched the feature off for everybody, for the time being. No upgrade
+    /// would help; when it is there again, everything is as it was.
+    FeatureDisabled = "feature_disabled", SERVICE_UNAVAILABLE, "Feature switched off";
     /// More requests are being worked on than accepted. Try again after `Retry-After` seconds.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded";
     /// The read model has not reached the asked position in time. Try again.
@@ -126,6 +136,7 @@ impl Code {
         match self {
             Self::Overloaded | Self::ReadModelBehind => Some(1),
             Self::Unavailable | Self::ShardUnreachable | Self::NotReady => Some(5),
+            Self::FeatureDisabled => Some(60),
             Self::MalformedJson
             | Self::InvalidQuery
             | Self::InvalidCursor
@@ -148,6 +159,9 @@ impl Code {
             | Self::NoDedicatedDatabase
             | Self::NoShards
             | Self::ShardExists
+            | Self::FeatureInUse
+            | Self::NoKillSwitch
+            | Self::CatalogueFull
             | Self::SlugTaken
             | Self::PreconditionFailed
             | Self::BodyTooLarge

@@ -60,7 +60,7 @@ impl Node {
             landlord: Arc::clone(&records) as _,
             overviews: Arc::new(Absent),
             agenda: Arc::new(Absent),
-            catalogue: Catalogue::standard(),
+            catalogue: Catalogue::standard().into(),
             decoder: Decoder::default(),
             directory: Arc::new(directory),
             shards: Arc::default(),

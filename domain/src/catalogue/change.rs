@@ -9,12 +9,12 @@ use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 
-use super::event::{CatalogueEvent, MigrationFailure};
+use super::event::CatalogueEvent;
+use super::migration::{MigratedPage, PlanMigration};
 use super::{
     Catalogue, Feature, FeatureKind, FeatureSlug, FeatureValue, Kill, Module, ModuleKey, PlanKey,
-    PlanMigration, PlanTerms,
+    PlanTerms,
 };
-use crate::ids::TenantId;
 
 /// The most modules a catalogue has.
 pub const MODULES_MAX: usize = 100;
@@ -22,9 +22,6 @@ pub const MODULES_MAX: usize = 100;
 pub const FEATURES_MAX: usize = 500;
 /// The most plans a catalogue has, archived ones included.
 pub const PLANS_MAX: usize = 200;
-/// How many failures of a migration are remembered; all are counted.
-pub const FAILURES_KEPT_MAX: usize = 100;
-
 /// What may be asked of the catalogue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CatalogueCommand {
@@ -113,19 +110,6 @@ pub struct PlanContent {
     pub rank: u32,
     /// What it grants.
     pub features: BTreeMap<FeatureSlug, FeatureValue>,
-}
-
-/// What became of the tenants that were looked at together.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MigratedPage {
-    /// The last of them.
-    pub after: TenantId,
-    /// How many were brought to the version.
-    pub migrated: u64,
-    /// How many had nothing to be changed.
-    pub unchanged: u64,
-    /// Those that failed.
-    pub failed: Vec<MigrationFailure>,
 }
 
 /// Why the catalogue did not do what was asked.
@@ -466,31 +450,6 @@ impl Catalogue {
                 }
             }
         }
-    }
-}
-
-impl PlanMigration {
-    const fn begun(version: u32, by: String, at: DateTime<Utc>) -> Self {
-        Self {
-            version,
-            by,
-            started_at: at,
-            after: None,
-            migrated: 0,
-            unchanged: 0,
-            failed: 0,
-            failures: Vec::new(),
-            finished_at: None,
-        }
-    }
-
-    fn progress(&mut self, page: MigratedPage) {
-        self.after = Some(page.after);
-        self.migrated += page.migrated;
-        self.unchanged += page.unchanged;
-        self.failed += page.failed.len() as u64;
-        let room = FAILURES_KEPT_MAX.saturating_sub(self.failures.len());
-        self.failures.extend(page.failed.into_iter().take(room));
     }
 }
 

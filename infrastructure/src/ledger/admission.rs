@@ -84,7 +84,7 @@ impl Prepared {
         let events = self.streams.iter().flat_map(|stream| &stream.events);
         events.filter_map(|(event, _)| match event {
             Event::Card(event) => Some(event),
-            Event::Subscription(_) => None,
+            Event::Subscription(_) | Event::Catalogue(_) => None,
         })
     }
 }
@@ -94,6 +94,7 @@ impl Prepared {
 pub(super) struct Versions {
     cards: HashMap<String, Version>,
     subscriptions: HashMap<String, Version>,
+    catalogues: HashMap<String, Version>,
 }
 
 impl Versions {
@@ -101,6 +102,7 @@ impl Versions {
         match kind {
             AggregateKind::Card => self.cards.insert(id, version),
             AggregateKind::Subscription => self.subscriptions.insert(id, version),
+            AggregateKind::Catalogue => self.catalogues.insert(id, version),
         };
     }
 
@@ -108,6 +110,7 @@ impl Versions {
         let versions = match kind {
             AggregateKind::Card => &self.cards,
             AggregateKind::Subscription => &self.subscriptions,
+            AggregateKind::Catalogue => &self.catalogues,
         };
         versions.get(id).copied().unwrap_or(0)
     }

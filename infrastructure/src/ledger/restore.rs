@@ -123,6 +123,8 @@ impl<F: Filling> Restoring<F> {
             Event::Subscription(_) if stored.aggregate_id != self.tenant.to_string() => {
                 return Err(Unsound::AnotherTenant(position));
             }
+            // The landlord's own ledger is not a tenant's.
+            Event::Catalogue(_) => return Err(Unsound::AnotherTenant(position)),
             Event::Subscription(_) => self.head.subscription_version += 1,
         }
         self.head.position = position;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use domain::ids::TenantId;
 
 use super::{Missing, OpenStores, Opener, WHAT};
-use crate::database::{Database, Older, unavailable};
+use crate::database::{Database, Older, too_old, unavailable};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
 
@@ -77,6 +77,9 @@ impl Opener for Files {
         missing: Missing,
     ) -> Result<(TenantStore, OpenFile), Unavailable> {
         let path = self.path(tenant);
+        if tenant == TenantId::LANDLORD && self.older == Older::Refuse && !path.exists() {
+            return Err(unavailable(WHAT)(too_old(0, &MIGRATOR)));
+        }
         let database = match missing {
             Missing::Refuse => Database::open_existing(&path, &MIGRATOR, self.older).await,
             Missing::Create => Database::open(&path, &MIGRATOR).await,
@@ -110,7 +113,11 @@ impl Opener for Files {
 }
 
 impl Files {
+    /// The landlord's own ledger is beside the directory, like the landlord's records.
     fn path(&self, tenant: TenantId) -> PathBuf {
+        if tenant == TenantId::LANDLORD {
+            return self.directory.with_file_name("landlord-ledger.db");
+        }
         self.directory.join(format!("{tenant}.db"))
     }
 

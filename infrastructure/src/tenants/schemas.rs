@@ -138,8 +138,8 @@ impl Opener for Schemas {
         tenant: TenantId,
         missing: Missing,
     ) -> Result<(TenantStore, OpenSchema), Unavailable> {
-        let record = self.shards.record(tenant)?;
-        let place = self.shards.of_record(&record).await?;
+        let home = self.shards.home(tenant)?;
+        let place = self.shards.at_home(tenant, &home).await?;
         let schema = Schema::of(tenant);
         let ready = match missing {
             Missing::Create => make(&schema, &place).await,
@@ -171,8 +171,8 @@ impl Opener for Schemas {
         };
         let open = OpenSchema {
             ledger,
-            shard: record.shard.clone(),
-            looks: self.looks_at(record.shard.clone()),
+            looks: self.looks_at(home.shard.clone()),
+            shard: home.shard,
             _place: place,
         };
         Ok((store, open))
@@ -182,8 +182,8 @@ impl Opener for Schemas {
         if open.ledger.was_not_there() {
             self.look_where(tenant);
         }
-        let record = self.shards.record(tenant);
-        record.is_ok_and(|record| record.shard == open.shard)
+        let home = self.shards.home(tenant);
+        home.is_ok_and(|home| home.shard == open.shard)
     }
 
     async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {

@@ -88,7 +88,7 @@ impl Node {
             landlord: Arc::new(LandlordDatabase::new(records)),
             agenda: Arc::clone(&overviews) as _,
             overviews,
-            catalogue: Catalogue::standard(),
+            catalogue: Catalogue::standard().into(),
             decoder: Decoder::default(),
             subscribers: Arc::new(subscribers),
         });

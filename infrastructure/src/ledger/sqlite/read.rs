@@ -7,6 +7,7 @@ use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::card::DigitalCard;
+use domain::catalogue::Catalogue;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::TenantId;
 use domain::subscription::TenantSubscription;
@@ -54,6 +55,7 @@ impl Reader for SqliteReader {
             AggregateKind::Subscription => {
                 self.repository.get_events::<TenantSubscription>(id).await
             }
+            AggregateKind::Catalogue => self.repository.get_events::<Catalogue>(id).await,
         };
         Ok(events?)
     }

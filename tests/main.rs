@@ -10,9 +10,11 @@ mod authorization;
 mod cards;
 mod catalogue;
 mod catalogue_nodes;
+mod checks;
 mod expiry;
 mod idempotency;
 mod keys;
+mod migrate;
 mod subscriptions;
 mod tenants;
 

@@ -58,6 +58,14 @@ impl<T> Commanded<T> {
         }
     }
 
+    /// 202: as [`Self::ok`], of what goes on after the answer.
+    pub fn accepted<V>(done: Done<V>, body: impl FnOnce(V) -> T) -> Self {
+        Self {
+            status: StatusCode::ACCEPTED,
+            ..Self::ok(done, body)
+        }
+    }
+
     /// 201: as [`Self::ok`], and where the new thing is.
     pub fn created<V>(done: Done<V>, body: impl FnOnce(V) -> T, location: String) -> Self {
         Self {

@@ -7,4 +7,5 @@ pub mod shards;
 
 pub mod catalogue;
 pub mod keys;
+pub mod migrations;
 pub mod subscribers;

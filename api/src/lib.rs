@@ -8,6 +8,7 @@
 //! Absent on purpose: SQL, adapters (only [`wiring`] names them) and rules of the product.
 
 pub mod cards;
+pub mod checks;
 pub mod entitlements;
 pub mod keys;
 
@@ -122,6 +123,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(cards::commands::replace_card))
         // What a tenant has.
         .routes(routes!(entitlements::get_entitlements))
+        .routes(routes!(checks::check_feature))
         .routes(routes!(entitlements::list_modules))
         .routes(routes!(entitlements::get_usage))
         .routes(routes!(keys::list_keys, keys::create_key))
@@ -149,6 +151,9 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))
         .routes(routes!(landlord::subscriptions::cancel))
+        .routes(routes!(landlord::migrations::migrate_tenant))
+        .routes(routes!(landlord::migrations::preview_tenant))
+        .routes(routes!(checks::query_entitlements))
         .routes(routes!(
             landlord::shards::list_shards,
             landlord::shards::add_shard
@@ -159,6 +164,11 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
             landlord::catalogue::plans::get_plan,
             landlord::catalogue::plans::define_plan
         ))
+        .routes(routes!(
+            landlord::migrations::plan_migration,
+            landlord::migrations::migrate_plan
+        ))
+        .routes(routes!(landlord::migrations::preview_plan))
         .routes(routes!(landlord::catalogue::features::list_features))
         .routes(routes!(
             landlord::catalogue::features::get_feature,

@@ -16,6 +16,7 @@ use application::catalogue::{CurrentCatalogue, follow_catalogue};
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
+use application::migrations::run_migrations;
 use application::moves::Mover;
 use application::news::{LandlordNews, follow_news};
 use application::ports::shards::ShardDatabases;
@@ -214,6 +215,9 @@ impl Service {
         let (application, stop) = of();
         let rings = self.doorbell.listen_for(TenantId::LANDLORD);
         self.tasks.spawn(follow_catalogue(application, rings, stop));
+        let (application, stop) = of();
+        self.tasks
+            .spawn(run_migrations(application, interval, stop));
         self.tasks.close();
     }
 

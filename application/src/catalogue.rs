@@ -24,6 +24,7 @@ use crate::Application;
 use crate::commands::{Decided, Done};
 use crate::doorbell::Mailbox;
 use crate::error::Error;
+use crate::migrations::Asked;
 use crate::ports::{Append, AppendError, RecordedEvent, StreamAppend, Unavailable};
 use crate::scope::{Command, Role};
 
@@ -31,7 +32,7 @@ const CHANGE: &[Role] = &[Role::Landlord];
 
 /// How many events are read at a time.
 const PAGE_EVENTS: usize = 512;
-/// How often writing the standard is tried anew because another node was faster.
+/// How often writing is tried anew because somebody else was faster.
 const ATTEMPTS_MAX: usize = 5;
 /// The first pause after the ledger could not be read; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -43,6 +44,8 @@ pub struct CurrentCatalogue {
     edition: ArcSwap<Edition>,
     /// Held while the ledger is read, so that an older edition never takes a newer one's place.
     reading: Mutex<()>,
+    /// The migrations that this node was asked for.
+    pub(crate) asked: Asked,
 }
 
 /// The catalogue after so many changes.
@@ -72,7 +75,7 @@ impl From<Catalogue> for CurrentCatalogue {
         };
         Self {
             edition: ArcSwap::from_pointee(edition),
-            reading: Mutex::default(),
+            ..Self::default()
         }
     }
 }
@@ -330,6 +333,42 @@ impl Application {
             warn_of(&error, "a change of the catalogue was not read at once");
         }
         Ok(done)
+    }
+
+    /// As [`Self::change_catalogue`], of a process of our own.
+    pub(crate) async fn record_in_catalogue(
+        &self,
+        process: &str,
+        change: impl Fn(DateTime<Utc>) -> CatalogueCommand,
+    ) -> Result<(), Error> {
+        let store = self.stores.open(TenantId::LANDLORD).await?;
+        let metadata = self.metadata_of(process);
+        for _ in 0..ATTEMPTS_MAX {
+            let command = change(self.clock.now());
+            let staged = self
+                .stage::<Catalogue>(
+                    &store,
+                    Catalogue::ID,
+                    false,
+                    command,
+                    metadata.clone(),
+                    None,
+                )
+                .await?;
+            if staged.stream.events.is_empty() {
+                return Ok(self.read_catalogue().await?);
+            }
+            let append = Append {
+                streams: vec![staged.stream],
+                idempotency: None,
+            };
+            match store.ledger.append(append).await {
+                Ok(_) => return Ok(self.read_catalogue().await?),
+                Err(AppendError::VersionConflict) => {}
+                Err(error) => return Err(Error::of_append(store.tenant, error)),
+            }
+        }
+        Err(Error::VersionConflict)
     }
 
     /// The newest terms of a plan that may be taken.

@@ -206,7 +206,7 @@ impl Application {
     }
 
     /// A position that nobody has told this node of is either in the store or nowhere.
-    async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
+    pub(crate) async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
         let ledger = &self.tenant_store(scope, READ).await?.ledger;
         if ledger.head().position < at_least {
             ledger.heard(at_least).await?;

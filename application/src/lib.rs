@@ -8,7 +8,9 @@
 
 pub mod cards;
 pub mod catalogue;
+pub mod checks;
 pub mod entitlements;
+pub mod migrations;
 pub mod subscriptions;
 pub mod tenants;
 

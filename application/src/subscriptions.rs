@@ -173,7 +173,7 @@ impl Application {
         .await
     }
 
-    async fn change_subscription(
+    pub(crate) async fn change_subscription(
         &self,
         command: &Command,
         tenant: TenantId,

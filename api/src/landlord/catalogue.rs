@@ -22,7 +22,7 @@ use crate::problem::Problem;
 /// The highest price level.
 const PRICE_LEVEL_MAX: u32 = 100;
 
-fn require_landlord(scope: &Scope) -> Result<(), Problem> {
+pub(super) fn require_landlord(scope: &Scope) -> Result<(), Problem> {
     Ok(scope.require(&[Role::Landlord])?)
 }
 

@@ -433,15 +433,16 @@ impl Catalogue {
                 migrated,
                 unchanged,
                 failed,
-                ..
+                at,
             } => {
                 if let Some(migration) = self.migrations.get_mut(&key) {
-                    migration.progress(MigratedPage {
+                    let page = MigratedPage {
                         after,
                         migrated,
                         unchanged,
                         failed,
-                    });
+                    };
+                    migration.progress(page, at);
                 }
             }
             Event::PlanMigrationFinished { key, at } => {

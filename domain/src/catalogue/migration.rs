@@ -19,6 +19,8 @@ pub struct PlanMigration {
     pub by: String,
     /// When it began.
     pub started_at: DateTime<Utc>,
+    /// When somebody last said how far it is.
+    pub progressed_at: DateTime<Utc>,
     /// The last tenant that was looked at, in the order of ids.
     pub after: Option<TenantId>,
     /// How many tenants were brought to the version.
@@ -52,6 +54,7 @@ impl PlanMigration {
             version,
             by,
             started_at: at,
+            progressed_at: at,
             after: None,
             migrated: 0,
             unchanged: 0,
@@ -61,7 +64,8 @@ impl PlanMigration {
         }
     }
 
-    pub(super) fn progress(&mut self, page: MigratedPage) {
+    pub(super) fn progress(&mut self, page: MigratedPage, at: DateTime<Utc>) {
+        self.progressed_at = at;
         self.after = Some(page.after);
         self.migrated += page.migrated;
         self.unchanged += page.unchanged;

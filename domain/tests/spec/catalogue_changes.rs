@@ -6,19 +6,20 @@ use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use domain::catalogue::{
     Catalogue, CatalogueCommand as Command, CatalogueEvent as Event, CatalogueRefusal as Refusal,
-    FEATURES_MAX, Feature, FeatureKind, FeatureValue, Kill, MigratedPage, MigrationFailure, Module,
-    ModuleKey, PlanContent, PlanKey, PlanTerms, feature,
+    FEATURES_MAX, Feature, FeatureKind, FeatureValue, Kill, Module, ModuleKey, PlanContent,
+    PlanKey, PlanTerms, feature,
 };
 
-use crate::examples::{day, plan, slug, tenant_id};
+use crate::examples::{day, plan, slug};
 use crate::given::{after, given};
 
-fn standard() -> Vec<Event> {
+/// Everything that is sold out of the box was defined.
+pub fn standard() -> Vec<Event> {
     Catalogue::default().lacks_of_standard(day(0))
 }
 
 /// The standard catalogue, and what happened to it since.
-fn with(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
+pub fn with(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
     standard().into_iter().chain(events).collect()
 }
 
@@ -53,7 +54,7 @@ fn define(feature: Feature) -> Command {
     }
 }
 
-fn key(text: &str) -> PlanKey {
+pub fn key(text: &str) -> PlanKey {
     PlanKey::try_from(text.to_owned()).expect("a key")
 }
 
@@ -394,131 +395,6 @@ fn a_catalogue_has_room_for_so_many_features_and_no_more() {
         }]);
 }
 
-fn started() -> Event {
-    Event::PlanMigrationStarted {
-        key: key("free"),
-        version: 1,
-        by: "key".to_owned(),
-        at: day(1),
-    }
-}
-
-fn start() -> Command {
-    Command::StartMigration {
-        key: key("free"),
-        by: "key".to_owned(),
-        at: day(1),
-    }
-}
-
-fn page(after: u16) -> MigratedPage {
-    MigratedPage {
-        after: tenant_id(after),
-        migrated: 2,
-        unchanged: 1,
-        failed: vec![MigrationFailure {
-            tenant: tenant_id(after),
-            detail: "down".to_owned(),
-        }],
-    }
-}
-
-fn progress(after: u16) -> Command {
-    Command::ProgressMigration {
-        key: key("free"),
-        version: 1,
-        page: page(after),
-        at: day(2),
-    }
-}
-
-fn progressed(to: u16) -> Event {
-    let MigratedPage {
-        after,
-        migrated,
-        unchanged,
-        failed,
-    } = page(to);
-    Event::PlanMigrationProgressed {
-        key: key("free"),
-        after,
-        migrated,
-        unchanged,
-        failed,
-        at: day(2),
-    }
-}
-
-fn finish() -> Command {
-    Command::FinishMigration {
-        key: key("free"),
-        version: 1,
-        at: day(3),
-    }
-}
-
-#[test]
-fn a_migration_counts_each_page_of_tenants_once_whoever_reports_it() {
-    given::<Catalogue>(standard())
-        .when(start())
-        .then([started()]);
-    given::<Catalogue>(with([started()]))
-        .when(start())
-        .then_nothing();
-    given::<Catalogue>(with([started()]))
-        .when(progress(5))
-        .then([progressed(5)]);
-    given::<Catalogue>(with([started(), progressed(5)]))
-        .when(progress(5))
-        .then_nothing();
-    given::<Catalogue>(with([started(), progressed(5)]))
-        .when(progress(3))
-        .then_nothing();
-    let catalogue: Catalogue = after(with([started(), progressed(5), progressed(9)]));
-    let migration = &catalogue.migrations[&key("free")];
-    let counts = (migration.migrated, migration.unchanged, migration.failed);
-    assert_eq!(counts, (4, 2, 2));
-    assert_eq!(migration.after, Some(tenant_id(9)));
-}
-
-#[test]
-fn a_migration_ends_once_and_can_be_begun_again() {
-    let finished = Event::PlanMigrationFinished {
-        key: key("free"),
-        at: day(3),
-    };
-    given::<Catalogue>(with([started()]))
-        .when(finish())
-        .then([finished.clone()]);
-    let over = with([started(), finished]);
-    given::<Catalogue>(over.clone())
-        .when(finish())
-        .then_nothing();
-    given::<Catalogue>(over.clone())
-        .when(progress(1))
-        .then_nothing();
-    given::<Catalogue>(over).when(start()).then([started()]);
-}
-
-#[test]
-fn a_migration_to_an_outdated_version_goes_no_further() {
-    let outdated = [
-        started(),
-        Event::PlanMigrationStarted {
-            key: key("free"),
-            version: 2,
-            by: "key".to_owned(),
-            at: day(2),
-        },
-    ];
-    given::<Catalogue>(with(outdated.clone()))
-        .when(progress(1))
-        .then_nothing();
-    given::<Catalogue>(with(outdated))
-        .when(finish())
-        .then_nothing();
-}
-
 #[test]
 fn the_framework_decides_the_same_and_leaves_the_aggregate_alone() {
     let mut catalogue: Catalogue = after(standard());
@@ -528,9 +404,15 @@ fn the_framework_decides_the_same_and_leaves_the_aggregate_alone() {
         .build()
         .expect("a runtime")
         .block_on(async {
-            let handled = catalogue.handle(start(), &(), &sink).await;
+            let kill = Command::KillFeature {
+                slug: slug(feature::CARDS_STATS),
+                by: "key".to_owned(),
+                reason: None,
+                at: day(1),
+            };
+            let handled = catalogue.handle(kill, &(), &sink).await;
             handled.expect("decided");
             assert_eq!(catalogue, before);
-            assert_eq!(sink.collect().await, [started()]);
+            assert_eq!(sink.collect().await, [killed()]);
         });
 }

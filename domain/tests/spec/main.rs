@@ -13,6 +13,7 @@ mod table;
 mod card;
 mod catalogue;
 mod catalogue_changes;
+mod catalogue_migration;
 mod entitlements;
 mod subscription;
 mod usage;

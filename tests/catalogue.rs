@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::client::send;
+use crate::support::recount::{ndjson, verify};
 use crate::support::{Client, Service};
 
 const STATS: &str = "/v1/cards/stats";
@@ -338,6 +339,33 @@ async fn a_definition_is_conditional_and_repeatable_and_known_by_its_version() {
     send(outdated).await.problem(412, "precondition_failed");
     let now = landlord.get(path).await.expect(200).json();
     assert_eq!(now["features"]["max_cards"], 700);
+}
+
+#[tokio::test]
+async fn who_changed_the_catalogue_is_in_a_history_that_verifies() {
+    let service = Service::start();
+    let reason = json!({ "reason": "it is slow today" });
+    let killed = service.landlord().put(KILL, &reason).await;
+    killed.expect(200);
+    let landlords = "00000000-0000-0000-0000-000000000000";
+    let history = ndjson(&service, landlords).await;
+    let (verified, said) = verify(&history);
+    assert!(verified, "{said}");
+    let last = history.lines().last().expect("events");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(last["event_type"], "FeatureKilled", "{last}");
+    assert_eq!(last["metadata"]["role"], "landlord", "{last}");
+    assert_eq!(last["metadata"]["reason"], "it is slow today", "{last}");
+    let tenant = service.tenant("free").await;
+    let path = format!("/v1/audit/tenants/{landlords}/events");
+    tenant.get(&path).await.problem(403, "forbidden");
+    // It is nobody's tenant.
+    let path = format!("/v1/landlord/tenants/{landlords}");
+    service
+        .landlord()
+        .get(&path)
+        .await
+        .problem(404, "not_found");
 }
 
 #[tokio::test]

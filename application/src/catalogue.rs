@@ -4,6 +4,8 @@
 //! sets is in force on the others as soon as they hear it. Nobody's request asks the landlord's
 //! database; while that does not answer, what was last read goes on to serve.
 
+mod transfer;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub use self::transfer::Transferred;
 use crate::Application;
 use crate::commands::{Decided, Done};
 use crate::doorbell::Mailbox;

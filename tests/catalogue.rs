@@ -353,7 +353,7 @@ async fn who_changed_the_catalogue_is_in_a_history_that_verifies() {
     assert!(verified, "{said}");
     let last = history.lines().last().expect("events");
     let last: Value = serde_json::from_str(last).expect("JSON");
-    assert_eq!(last["event_type"], "FeatureKilled", "{last}");
+    assert_eq!(last["type"], "FeatureKilled", "{last}");
     assert_eq!(last["metadata"]["role"], "landlord", "{last}");
     assert_eq!(last["metadata"]["reason"], "it is slow today", "{last}");
     let tenant = service.tenant("free").await;

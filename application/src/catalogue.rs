@@ -148,6 +148,8 @@ pub async fn follow_catalogue(
     stop: CancellationToken,
 ) {
     let follow = async {
+        // Held, so that its store stays open: the sweep looks at those that are.
+        let mut _open = None;
         loop {
             let mut pause = PAUSE_MIN;
             while let Err(error) = application.read_catalogue().await {
@@ -155,6 +157,7 @@ pub async fn follow_catalogue(
                 sleep(pause).await;
                 pause = PAUSE_MAX.min(pause * 2);
             }
+            _open = application.stores.open(TenantId::LANDLORD).await.ok();
             mailbox.next().await;
         }
     };

@@ -35,6 +35,8 @@ mod torture;
 
 mod audit;
 mod subscribers;
+mod thresholds;
+mod usage_audits;
 
 mod header_tricks;
 mod problems;

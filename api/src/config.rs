@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use application::keys::Secret;
+use application::usage_audits::nightly::TimeOfDay;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::ids::TenantId;
@@ -208,6 +209,12 @@ pub struct Limits {
     #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
     pub open_tenants_max: usize,
 
+    /// When every ledger is counted again and compared with what else says how many cards there
+    /// are, each night on one node: HH:MM in UTC, or with an offset (03:00+02:00), which does not
+    /// follow summer time; `off` for only when asked
+    #[arg(long = "usage-audit-at", env = "USAGE_AUDIT_AT", global = true, value_name = "USAGE_AUDIT_AT", default_value = "03:00", value_parser = nightly)]
+    pub usage_audit_at: Nightly,
+
     /// Connections of this node to the landlord's PostgreSQL database
     #[arg(long = "landlord-connections-max", env = "LANDLORD_CONNECTIONS_MAX", global = true, value_name = "LANDLORD_CONNECTIONS_MAX", default_value = "8", value_parser = connections)]
     pub landlord_connections_max: u32,
@@ -220,6 +227,25 @@ pub struct Limits {
     /// unused for 30 s, or when the tenant's store is closed (OPEN_TENANTS_MAX)
     #[arg(long = "dedicated-connections-max", env = "DEDICATED_CONNECTIONS_MAX", global = true, value_name = "DEDICATED_CONNECTIONS_MAX", default_value = "4", value_parser = connections)]
     pub dedicated_connections_max: u32,
+}
+
+/// When something is done each night.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nightly {
+    /// At this time.
+    At(TimeOfDay),
+    /// Never.
+    Off,
+}
+
+impl Nightly {
+    /// The time, if there is one.
+    pub const fn time(self) -> Option<TimeOfDay> {
+        match self {
+            Self::At(time) => Some(time),
+            Self::Off => None,
+        }
+    }
 }
 
 /// Where everything is kept.
@@ -374,6 +400,16 @@ fn connections(text: &str) -> Result<u32, String> {
     }
 }
 
+fn nightly(text: &str) -> Result<Nightly, String> {
+    match text {
+        "off" => Ok(Nightly::Off),
+        time => time
+            .parse()
+            .map(Nightly::At)
+            .map_err(|error| format!("{error}; or off")),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => {
@@ -407,6 +443,7 @@ mod tests {
             (&["--header-timeout-s=-1"], "HEADER_TIMEOUT_S"),
             (&["--log-format", "xml"], "LOG_FORMAT"),
             (&["--migrate", "perhaps"], "MIGRATE"),
+            (&["--usage-audit-at", "3am"], "USAGE_AUDIT_AT"),
             (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
             (&["--nope"], "--nope"),
             (&["dance"], "dance"),

@@ -308,20 +308,27 @@ impl From<TenantUsage> for UsageBody {
     }
 }
 
+impl CountsBody {
+    /// The counts of a usage.
+    pub fn of(usage: &Usage) -> Self {
+        Self {
+            issued: usage.of(Status::Issued),
+            active: usage.of(Status::Active),
+            suspended: usage.of(Status::Suspended),
+            revoked: usage.of(Status::Revoked),
+            expired: usage.of(Status::Expired),
+            replaced: usage.of(Status::Replaced),
+        }
+    }
+}
+
 impl UsageBody {
     /// `usage` against `limit`.
     pub fn of(usage: &Usage, limit: Option<u64>, as_of: Position) -> Self {
         let in_circulation = usage.in_circulation();
         Self {
             in_circulation,
-            by_status: CountsBody {
-                issued: usage.of(Status::Issued),
-                active: usage.of(Status::Active),
-                suspended: usage.of(Status::Suspended),
-                revoked: usage.of(Status::Revoked),
-                expired: usage.of(Status::Expired),
-                replaced: usage.of(Status::Replaced),
-            },
+            by_status: CountsBody::of(usage),
             issued_total: usage.issued_total(),
             limit,
             percent: limit.map(|limit| percent(in_circulation, limit)),

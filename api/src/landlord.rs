@@ -1,4 +1,5 @@
-//! The landlord over HTTP: tenants and what they are sold, the catalogue, the subscribers, keys.
+//! The landlord over HTTP: tenants and what they are sold, the catalogue, the subscribers,
+//! usage audits, keys.
 
 pub mod subscriptions;
 pub mod tenants;
@@ -8,3 +9,4 @@ pub mod shards;
 pub mod catalogue;
 pub mod keys;
 pub mod subscribers;
+pub mod usage_audits;

@@ -162,6 +162,12 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(landlord::subscribers::resume_subscriber))
         .routes(routes!(landlord::subscribers::rebuild_subscriber))
         .routes(routes!(
+            landlord::usage_audits::list_usage_audits,
+            landlord::usage_audits::start_usage_audit
+        ))
+        .routes(routes!(landlord::usage_audits::get_usage_audit))
+        .routes(routes!(landlord::usage_audits::repair_usage))
+        .routes(routes!(
             landlord::keys::list_keys,
             landlord::keys::create_key
         ))

@@ -297,6 +297,7 @@ impl From<Refusal> for Problem {
             Refusal::NoShards => Self::new(Code::NoShards, detail),
             Refusal::ShardExists => Self::new(Code::ShardExists, detail),
             Refusal::SlugTaken => Self::new(Code::SlugTaken, detail),
+            Refusal::AuditRunning => Self::new(Code::AuditRunning, detail),
         }
     }
 }

@@ -18,12 +18,16 @@ use application::keys::{ApiKey, KeyRing, Secret};
 use application::moves::Mover;
 use application::news::{LandlordNews, follow_news};
 use application::ports::shards::ShardDatabases;
+use application::ports::usage::{LedgerCounts, ProcessStates};
 use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
 use application::processes::{finish_half_made, run_timer};
 use application::scope::Role;
 use application::shards::Shards;
 use application::subscribers::Subscribers;
 use application::tenants::Directory;
+use application::thresholds::ThresholdProcess;
+use application::usage_audits::Auditor;
+use application::usage_audits::nightly::{TimeOfDay, run_usage_audits};
 use async_trait::async_trait;
 use domain::catalogue::Catalogue;
 use domain::event::Decoder;
@@ -52,6 +56,7 @@ pub struct Service {
     engine: Arc<dyn Engine>,
     news: LandlordNews,
     sweep_interval: Duration,
+    usage_audit_at: Option<TimeOfDay>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -67,6 +72,8 @@ struct Adapters {
     landlord: Arc<LandlordDatabase>,
     overviews: Arc<LandlordReadModel>,
     stores: Arc<dyn TenantStores>,
+    counts: Arc<dyn LedgerCounts>,
+    process_states: Arc<dyn ProcessStates>,
     cards: Arc<dyn Subscriber>,
     engine: Arc<dyn Engine>,
 }
@@ -112,8 +119,9 @@ impl Service {
             }
         };
         let overviews = adapters.overviews;
+        let thresholds = Arc::new(ThresholdProcess::new(adapters.process_states));
         let subscribers: Vec<Arc<dyn Subscriber>> =
-            vec![adapters.cards, Arc::clone(&overviews) as _];
+            vec![adapters.cards, Arc::clone(&overviews) as _, thresholds];
         let stores = adapters.stores;
         let subscribers = Subscribers::new(
             subscribers,
@@ -130,6 +138,7 @@ impl Service {
             shards: adapters.shards,
             shard_databases: adapters.shard_databases,
             keys: KeyRing::new(adapters.landlord.keys().await?),
+            auditor: Auditor::new(Arc::clone(&adapters.landlord) as _, adapters.counts),
             landlord: adapters.landlord,
             agenda: Arc::clone(&overviews) as _,
             overviews,
@@ -143,6 +152,7 @@ impl Service {
             engine: adapters.engine,
             news: adapters.news,
             sweep_interval: limits.sweep_interval,
+            usage_audit_at: limits.usage_audit_at.time(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -202,6 +212,9 @@ impl Service {
             .spawn(finish_half_made(application, interval, stop));
         let (application, stop) = of();
         self.tasks.spawn(run_timer(application, stop));
+        let (application, stop) = of();
+        let at = self.usage_audit_at;
+        self.tasks.spawn(run_usage_audits(application, at, stop));
         let (application, stop) = of();
         self.tasks
             .spawn(follow_news(application, self.news.clone(), stop));

@@ -171,7 +171,7 @@ impl InLedger for DigitalCard {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Card(event) => Some(event),
-            Event::Subscription(_) => None,
+            Event::Subscription(_) | Event::Usage(_) => None,
         }
     }
 
@@ -186,7 +186,7 @@ impl InLedger for TenantSubscription {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Subscription(event) => Some(event),
-            Event::Card(_) => None,
+            Event::Card(_) | Event::Usage(_) => None,
         }
     }
 

@@ -111,6 +111,9 @@ pub enum Refusal {
     /// Another tenant has this slug.
     #[error("the slug is taken")]
     SlugTaken,
+    /// A usage audit is running.
+    #[error("a usage audit is running")]
+    AuditRunning,
 }
 
 /// An error with its causes, on one line.

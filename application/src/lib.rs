@@ -21,6 +21,8 @@ pub mod doorbell;
 pub mod news;
 pub mod processes;
 pub mod subscribers;
+pub mod thresholds;
+pub mod usage_audits;
 
 pub mod commands;
 pub mod error;
@@ -39,6 +41,7 @@ use crate::ports::{Clock, Landlord, LandlordView, Random, TenantStores};
 use crate::shards::Shards;
 use crate::subscribers::Subscribers;
 use crate::tenants::Directory;
+use crate::usage_audits::Auditor;
 
 /// The use cases, and what they need. Built once, in the wiring.
 pub struct Application {
@@ -68,4 +71,6 @@ pub struct Application {
     pub keys: KeyRing,
     /// Everything that follows the ledgers.
     pub subscribers: Arc<Subscribers>,
+    /// Who counts again.
+    pub auditor: Auditor,
 }

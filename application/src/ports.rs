@@ -8,6 +8,7 @@ pub mod agenda;
 pub mod moves;
 pub mod restore;
 pub mod shards;
+pub mod usage;
 
 use std::sync::Arc;
 

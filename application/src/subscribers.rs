@@ -33,6 +33,9 @@ pub const CARDS: &str = "cards";
 /// The landlord's read models.
 pub const LANDLORD: &str = "landlord";
 
+/// The process that tells of thresholds.
+pub const THRESHOLDS: &str = "thresholds";
+
 /// How long a read waits for its read model.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How many reads may wait for positions that this node has not seen.

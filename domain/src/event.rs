@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::card::{CardEvent, DigitalCard};
 use crate::subscription::{SubscriptionEvent, TenantSubscription};
+use crate::usage::UsageEvent;
 
 /// The kinds of aggregate that share a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,8 @@ pub enum AggregateKind {
     Card,
     /// [`TenantSubscription`].
     Subscription,
+    /// The tenant's usage as a whole: [`UsageEvent`].
+    Usage,
 }
 
 impl AggregateKind {
@@ -27,12 +30,13 @@ impl AggregateKind {
         match self {
             Self::Card => DigitalCard::TYPE,
             Self::Subscription => TenantSubscription::TYPE,
+            Self::Usage => UsageEvent::AGGREGATE,
         }
     }
 
     /// The kind stored as `text`.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Card, Self::Subscription]
+        [Self::Card, Self::Subscription, Self::Usage]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
@@ -45,6 +49,8 @@ pub enum Event {
     Card(CardEvent),
     /// Of the subscription.
     Subscription(SubscriptionEvent),
+    /// Of the usage as a whole.
+    Usage(UsageEvent),
 }
 
 impl Event {
@@ -53,6 +59,7 @@ impl Event {
         match self {
             Self::Card(_) => AggregateKind::Card,
             Self::Subscription(_) => AggregateKind::Subscription,
+            Self::Usage(_) => AggregateKind::Usage,
         }
     }
 
@@ -61,6 +68,7 @@ impl Event {
         match self {
             Self::Card(event) => event.name(),
             Self::Subscription(event) => event.name(),
+            Self::Usage(event) => event.name(),
         }
     }
 
@@ -69,6 +77,7 @@ impl Event {
         match self {
             Self::Card(event) => event.version(),
             Self::Subscription(event) => event.version(),
+            Self::Usage(event) => event.version(),
         }
     }
 
@@ -77,6 +86,7 @@ impl Event {
         match self {
             Self::Card(event) => event.at(),
             Self::Subscription(event) => event.at(),
+            Self::Usage(event) => event.at(),
         }
     }
 
@@ -89,6 +99,7 @@ impl Event {
         match self {
             Self::Card(event) => serde_json::to_string(event),
             Self::Subscription(event) => serde_json::to_string(event),
+            Self::Usage(event) => serde_json::to_string(event),
         }
     }
 }
@@ -102,6 +113,12 @@ impl From<CardEvent> for Event {
 impl From<SubscriptionEvent> for Event {
     fn from(event: SubscriptionEvent) -> Self {
         Self::Subscription(event)
+    }
+}
+
+impl From<UsageEvent> for Event {
+    fn from(event: UsageEvent) -> Self {
+        Self::Usage(event)
     }
 }
 
@@ -203,6 +220,7 @@ impl Decoder {
             AggregateKind::Subscription => {
                 serde_json::from_value(newest.payload).map(Event::Subscription)
             }
+            AggregateKind::Usage => serde_json::from_value(newest.payload).map(Event::Usage),
         }
         .and_then(|event| as_promised(event, &newest.event_type, &newest.event_version))
         .map_err(|source| UndecodableEvent::Malformed {
@@ -243,6 +261,10 @@ impl Decoder {
                 .map_err(malformed),
             Some(AggregateKind::Subscription) if newest => serde_json::from_str(payload)
                 .map(Event::Subscription)
+                .and_then(|event| as_promised(event, name, version))
+                .map_err(malformed),
+            Some(AggregateKind::Usage) if newest => serde_json::from_str(payload)
+                .map(Event::Usage)
                 .and_then(|event| as_promised(event, name, version))
                 .map_err(malformed),
             Some(_) => self.decode(SerializedEvent::new(

@@ -4,9 +4,13 @@
 //! stores the result in the same transaction. That is the whole quota: there is no second place
 //! that counts.
 
+mod event;
+pub mod thresholds;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::event::UsageEvent;
 use crate::card::{CardEvent, Status};
 use crate::entitlements::Standing;
 use crate::subscription::TenantSubscription;

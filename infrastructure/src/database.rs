@@ -125,6 +125,16 @@ impl Database {
         Self::open_with(options(path), migrator, older).await
     }
 
+    /// The only connection to the file, which must be there, for as long as it lasts: nobody else
+    /// in this process may have the file open or open it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says; also if the file is missing.
+    pub async fn connect_alone(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+        options(path).connect().await
+    }
+
     async fn open_with(
         options: SqliteConnectOptions,
         migrator: &Migrator,

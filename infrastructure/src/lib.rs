@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod shards;
 pub mod tenants;
 
+pub mod processes;
 pub mod projections;
 
 pub mod landlord;

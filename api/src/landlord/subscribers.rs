@@ -83,7 +83,7 @@ pub struct SubscriberQuery {
 pub struct OfTenant {
     /// The tenant.
     #[schema(value_type = Option<String>, format = Uuid)]
-    tenant: Option<TenantId>,
+    pub tenant: Option<TenantId>,
 }
 
 /// What was built anew.

@@ -88,6 +88,9 @@ codes! {
     ShardExists = "shard_exists", CONFLICT, "Shard exists";
     /// Another tenant has this slug.
     SlugTaken = "slug_taken", CONFLICT, "Slug taken";
+    /// A usage audit is running, on this node or another: one does at a time. Try again when it is
+    /// over.
+    AuditRunning = "audit_running", CONFLICT, "Audit running";
     /// The resource is not at the version that `If-Match` names. Read it again.
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "Precondition failed";
     /// The body is larger than accepted.
@@ -148,6 +151,7 @@ impl Code {
             | Self::NoDedicatedDatabase
             | Self::NoShards
             | Self::ShardExists
+            | Self::AuditRunning
             | Self::SlugTaken
             | Self::PreconditionFailed
             | Self::BodyTooLarge

@@ -63,9 +63,10 @@ fn catalogue() -> String {
         "Generated from the doc comments of the source by `{UPDATE}`. A frozen example of every \
          event and version is in [samples](samples)."
     ));
-    for (item, kind) in source::events()
-        .iter()
-        .zip(["DigitalCard", "TenantSubscription"])
+    for (item, kind) in
+        source::events()
+            .iter()
+            .zip(["DigitalCard", "TenantSubscription", "TenantUsage"])
     {
         page.paragraph(&format!("## {kind}"));
         for event in &item.members {

@@ -14,6 +14,7 @@ mod card;
 mod catalogue;
 mod entitlements;
 mod subscription;
+mod thresholds;
 mod usage;
 
 // The rules, over any sequence of commands.

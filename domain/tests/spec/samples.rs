@@ -13,6 +13,7 @@ use domain::event::{Decoder, Event, Metadata};
 use domain::ids::CardId;
 use domain::subscription::SubscriptionEvent;
 use domain::text::{ExternalRef, Tier};
+use domain::usage::{Usage, UsageEvent};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -127,6 +128,7 @@ fn pretty(event: &Event) -> String {
     match event {
         Event::Card(payload) => text(event, payload),
         Event::Subscription(payload) => text(event, payload),
+        Event::Usage(payload) => text(event, payload),
     }
 }
 
@@ -138,9 +140,17 @@ pub fn every_event() -> Vec<Event> {
         at: day(0),
     };
     let subscriptions = std::iter::successors(Some(first), next_subscription_event);
+    let first = UsageEvent::UsageThresholdReached {
+        percent: 80,
+        used: 400,
+        limit: 500,
+        at: day(1),
+    };
+    let usages = std::iter::successors(Some(first), next_usage_event);
     cards
         .map(Event::from)
         .chain(subscriptions.map(Event::from))
+        .chain(usages.map(Event::from))
         .collect()
 }
 
@@ -223,6 +233,26 @@ fn next_subscription_event(event: &SubscriptionEvent) -> Option<SubscriptionEven
         },
         Event::SubscriptionCancelled { .. } => return None,
     })
+}
+
+/// As [`next_card_event`].
+fn next_usage_event(event: &UsageEvent) -> Option<UsageEvent> {
+    let counts = |expired| Usage {
+        issued: 1,
+        active: 2,
+        suspended: 3,
+        revoked: 4,
+        expired,
+        replaced: 6,
+    };
+    match event {
+        UsageEvent::UsageThresholdReached { .. } => Some(UsageEvent::UsageReconciled {
+            before: counts(7),
+            after: counts(5),
+            at: day(1),
+        }),
+        UsageEvent::UsageReconciled { .. } => None,
+    }
 }
 
 /// A sample's event as today's code reads it, with the version it was written in.

@@ -1,18 +1,22 @@
 //! One SQLite file a tenant, in a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::ports::restore::{RestoreError, RestoringStore};
-use application::ports::{Clock, TenantStore, Unavailable};
+use application::ports::usage::{LedgerCounts, Reconciliation, Recount};
+use application::ports::{AppendError, Appended, Clock, TenantStore, Unavailable};
 use application::tenants::Tenant;
 use async_trait::async_trait;
-use domain::ids::TenantId;
+use domain::ids::{Position, TenantId};
+use sqlx::Connection;
 
-use super::{Missing, OpenStores, Opener, WHAT};
+use super::{Missing, OpenStores, Opener, Shared, WHAT};
 use crate::database::{Database, Older, unavailable};
+use crate::ledger::recount::{Count, Source, recount};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
+use crate::ledger::{HeadRow, StoreError};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
 
 /// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
@@ -66,6 +70,93 @@ impl TenantDatabases for EmbeddedStores {
     async fn database(&self, tenant: TenantId) -> Result<Arc<Database>, Unavailable> {
         self.behind(tenant, |file| Arc::clone(&file.database)).await
     }
+}
+
+#[async_trait]
+impl LedgerCounts for EmbeddedStores {
+    async fn recount(&self, tenant: TenantId, also_at: Position) -> Result<Recount, Unavailable> {
+        let counted = recount(&mut FileOf(self, tenant), also_at).await;
+        counted.map_err(|error| Unavailable::because(WHAT, error))
+    }
+
+    async fn reconcile(
+        &self,
+        tenant: TenantId,
+        wanted: Reconciliation,
+    ) -> Result<Appended, AppendError> {
+        let ledger = self.behind(tenant, |file| Arc::clone(&file.ledger)).await?;
+        ledger.reconcile(wanted).await
+    }
+}
+
+/// A tenant's file, to be looked at.
+struct FileOf<'a>(&'a EmbeddedStores, TenantId);
+
+impl Source for FileOf<'_> {
+    /// In a task of its own: nobody may open the file before a connection to it is closed.
+    async fn look(
+        &mut self,
+        count: Count,
+        up_to: Position,
+    ) -> Result<(HeadRow, Count), StoreError> {
+        let Self(stores, tenant) = *self;
+        let look = Arc::clone(&stores.shared).look(tenant, count, up_to);
+        let looked = stores.shared.tasks.spawn(look).await;
+        looked.unwrap_or(Err(StoreError::Panicked))
+    }
+}
+
+impl Shared<Files> {
+    /// Looks at a ledger on a connection of its store, if that is open, which does not count as a
+    /// use. Otherwise on one of its own, while the store can be neither opened nor closed, so that
+    /// this is the file's one connection.
+    async fn look(
+        self: Arc<Self>,
+        tenant: TenantId,
+        count: Count,
+        up_to: Position,
+    ) -> Result<(HeadRow, Count), StoreError> {
+        let gate = self.lock().gate(tenant);
+        let held = gate.lock_owned().await;
+        let open = {
+            let stores = self.lock();
+            let open = stores.open.get(&tenant);
+            open.map(|open| Arc::clone(&open.behind.database))
+        };
+        let looked = match open {
+            Some(database) => {
+                drop(held);
+                look_beside(&database, count, up_to).await
+            }
+            None => {
+                let looked = look_alone(&self.opener.path(tenant), count, up_to).await;
+                drop(held);
+                looked
+            }
+        };
+        self.lock().forget_gate(tenant);
+        looked
+    }
+}
+
+async fn look_beside(
+    database: &Database,
+    count: Count,
+    up_to: Position,
+) -> Result<(HeadRow, Count), StoreError> {
+    let mut reader = database.readers().acquire().await?;
+    sqlite::look(&mut reader, count, up_to).await
+}
+
+async fn look_alone(
+    path: &Path,
+    count: Count,
+    up_to: Position,
+) -> Result<(HeadRow, Count), StoreError> {
+    let mut alone = Database::connect_alone(path).await?;
+    let looked = sqlite::look(&mut alone, count, up_to).await;
+    alone.close().await?;
+    looked
 }
 
 impl Opener for Files {

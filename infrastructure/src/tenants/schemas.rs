@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use application::doorbell::Doorbell;
 use application::news::{LandlordNews, News};
 use application::ports::restore::{RestoreError, RestoringStore};
-use application::ports::{Clock, Ledger, TenantStore, Unavailable};
+use application::ports::usage::{LedgerCounts, Reconciliation, Recount};
+use application::ports::{AppendError, Appended, Clock, Ledger, TenantStore, Unavailable};
 use application::tenants::Tenant;
+use async_trait::async_trait;
 use domain::ids::{Position, Slug, TenantId};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Missing, OpenStores, Opener, WHAT};
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::{self, PostgresLedger};
+use crate::ledger::recount::recount;
 use crate::projections::cards::postgres::PostgresCards;
 use crate::shard::schema::{Schema, is_missing};
 use crate::shards::{ConnectedShards, Place};
@@ -116,6 +119,26 @@ impl SchemaStores {
             tracing::warn!(%tenant, error, "cannot look where another node has moved the head");
         }
         tenant
+    }
+}
+
+#[async_trait]
+impl LedgerCounts for SchemaStores {
+    async fn recount(&self, tenant: TenantId, also_at: Position) -> Result<Recount, Unavailable> {
+        let shards = &self.shared.opener.shards;
+        let place = shards.of_record(&*shards.record(tenant)?).await?;
+        let mut schema = postgres::recount::Schema(place.shard.room(tenant));
+        let counted = recount(&mut schema, also_at).await;
+        counted.map_err(|error| Unavailable::because(WHAT, error))
+    }
+
+    async fn reconcile(
+        &self,
+        tenant: TenantId,
+        wanted: Reconciliation,
+    ) -> Result<Appended, AppendError> {
+        let ledger = self.behind(tenant, |open| Arc::clone(&open.ledger)).await?;
+        ledger.reconcile(wanted).await
     }
 }
 

@@ -11,6 +11,7 @@ mod dedicated;
 mod doorbell;
 mod postgres;
 mod properties;
+mod reconciliation;
 mod restore;
 mod rooms;
 mod sentences;

@@ -32,6 +32,8 @@ impl Overview {
             match &event.event {
                 Event::Card(event) => self.fold_card(event),
                 Event::Subscription(event) => self.subscription.evolve(event.clone()),
+                // The cards' own events have all the counts.
+                Event::Usage(_) => {}
             }
             self.position = event.stored.position;
         }

@@ -220,7 +220,7 @@ impl Application {
         scope.require(LANDLORD)?;
         let now = self.clock.now();
         let found = self.auditor.records.list(before, limit).await?;
-        Ok(found.into_iter().map(|audit| audit.as_of(now)).collect())
+        Ok(found.into_iter().map(|audit| audit.told_at(now)).collect())
     }
 
     /// One report; of an audit that goes on, how far it is.
@@ -228,7 +228,7 @@ impl Application {
         scope.require(LANDLORD)?;
         let found = self.auditor.records.find(id).await?;
         let audit = found.ok_or(Error::NotFound("usage audit"))?;
-        Ok(audit.as_of(self.clock.now()))
+        Ok(audit.told_at(self.clock.now()))
     }
 
     fn new_audit(&self, tenant: Option<TenantId>) -> UsageAudit {
@@ -358,7 +358,7 @@ impl Application {
 
 impl UsageAudit {
     /// As it is to be told at `now`: one that nobody speaks for any more was interrupted.
-    fn as_of(mut self, now: DateTime<Utc>) -> Self {
+    fn told_at(mut self, now: DateTime<Utc>) -> Self {
         if self.state == AuditState::Running && self.heard_at + ABANDONED_AFTER < now {
             self.state = AuditState::Interrupted;
         }

@@ -59,6 +59,16 @@ impl Connection {
         );
     }
 
+    /// Prepares a question under a key.
+    pub fn write_get_as(&mut self, path: &str, key: &str) {
+        self.request.clear();
+        let _ = write!(
+            self.request,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {key}\r\n\r\n",
+            self.host
+        );
+    }
+
     /// Sends what was prepared and waits for the answer.
     pub async fn ask(&mut self) -> anyhow::Result<Answer<'_>> {
         self.stream.write_all(&self.request).await?;

@@ -7,6 +7,7 @@
 //! own. Client and service share the machine's cores, so the client is as lean as it can be: bytes
 //! over a kept connection, nothing parsed but status and length.
 
+mod audit;
 mod compare;
 mod connection;
 mod delays;
@@ -72,6 +73,9 @@ enum Command {
     /// Issue cards on PostgreSQL on this service and on a stock one of the same libraries, and
     /// insert events with pgbench, in turn; print the ratios
     Compare(compare::Options),
+    /// Audit the usage of many tenants, and read their events without doing anything with them, in
+    /// turn; print what each took
+    Audit(audit::Options),
     /// Be the stock service, on an empty database
     #[command(hide = true)]
     Stock,
@@ -109,6 +113,10 @@ fn main() -> anyhow::Result<()> {
     match &options.command {
         None => issuances(&options, &binary, &runtime),
         Some(Command::Compare(options)) => runtime.block_on(compare::compare(options, &binary)),
+        Some(Command::Audit(wanted)) => {
+            let within = options.directory.as_deref();
+            runtime.block_on(audit::audit(wanted, options.engine, &binary, within))
+        }
         Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
     }
 }

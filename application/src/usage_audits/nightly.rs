@@ -71,7 +71,7 @@ impl fmt::Display for TimeOfDay {
 
 impl TimeOfDay {
     /// When it is this time next, after `now`, and which night that is.
-    fn next_after(self, now: DateTime<Utc>) -> (DateTime<Utc>, Night) {
+    pub fn next_after(self, now: DateTime<Utc>) -> (DateTime<Utc>, Night) {
         let today = now.with_timezone(&self.offset).date_naive();
         let at = |date: chrono::NaiveDate| {
             let local = date.and_time(self.time);

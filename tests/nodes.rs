@@ -292,3 +292,44 @@ async fn a_ledger_that_does_not_answer_holds_up_no_other() {
     assert!(begun.elapsed() < Duration::from_secs(4));
     transaction.rollback().await.expect("unlocked");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_is_told_once_though_three_nodes_follow_the_ledger() {
+    let three = Three::with_tenant("free").await;
+    let asking: Vec<_> = (0..500)
+        .map(|index| {
+            tokio::spawn(issue(
+                three.tenant(index).clone(),
+                format!("Holder {index}"),
+            ))
+        })
+        .collect();
+    for answer in futures::future::join_all(asking).await {
+        answer.expect("an answer").expect(201);
+    }
+    let told = || async {
+        let all = history(&three.nodes[0], three.tenants[0].id()).await;
+        let told = all.iter().filter_map(|event| {
+            let told = &event["payload"]["UsageThresholdReached"];
+            told["percent"].as_u64()
+        });
+        (told.collect::<Vec<_>>(), all.len())
+    };
+    let path = format!(
+        "/v1/landlord/subscribers?name=thresholds&tenant={}",
+        three.tenants[0].id()
+    );
+    eventually("every node has followed the ledger to its end", || async {
+        let (told, end) = told().await;
+        for node in &three.nodes {
+            let followed = node.landlord().all(&path).await;
+            if followed.len() != 1 || followed[0]["checkpoint"] != end {
+                return None;
+            }
+        }
+        (!told.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(told().await.0, [80, 90, 100]);
+    three.all_agree().await;
+}

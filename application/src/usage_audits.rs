@@ -30,7 +30,7 @@ use crate::Application;
 use crate::commands::Done;
 use crate::error::{Error, Refusal, causes};
 use crate::ports::usage::{Begun, LedgerCounts, Recount, UsageAuditRecords};
-use crate::ports::{Recorded, Unavailable};
+use crate::ports::{IdempotencyRecord, Recorded, Unavailable};
 use crate::scope::{Command, Role, Scope};
 use crate::tenants::{TenantFilter, TenantOverview, landlord_record};
 
@@ -257,7 +257,7 @@ impl Application {
         &self,
         audit: &UsageAudit,
         night: Option<&Night>,
-        idempotency: Option<&crate::ports::IdempotencyRecord>,
+        idempotency: Option<&IdempotencyRecord>,
     ) -> Result<Begun, Error> {
         let abandoned = audit.started_at - ABANDONED_AFTER;
         let records = &self.auditor.records;

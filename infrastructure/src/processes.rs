@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Decode, Row, Type};
 
-use crate::database::{begin_replayable, unavailable};
+use crate::database::{Database, begin_replayable, unavailable};
 use crate::patience::limited;
 use crate::projections::cards::TenantDatabases;
 use crate::projections::cards::postgres::TenantShards;
@@ -26,46 +26,13 @@ impl FileProcesses {
     pub fn new(databases: Arc<dyn TenantDatabases>) -> Self {
         Self(databases)
     }
-
-    async fn found(
-        &self,
-        tenant: TenantId,
-        process: &str,
-    ) -> Result<Option<SqliteRow>, sqlx::Error> {
-        let database = self.0.database(tenant).await;
-        let database = database.map_err(|error| sqlx::Error::Configuration(error.into()))?;
-        // A reading connection would cost a thread, and at the start every tenant is asked once.
-        let mut writer = database.writer().await?;
-        sqlx::query("select position, state from processes where name = $1")
-            .bind(process)
-            .fetch_optional(&mut *writer)
-            .await
-    }
-
-    async fn put(
-        &self,
-        tenant: TenantId,
-        process: &str,
-        remembered: &Remembered,
-    ) -> Result<(), sqlx::Error> {
-        let database = self.0.database(tenant).await;
-        let database = database.map_err(|error| sqlx::Error::Configuration(error.into()))?;
-        let mut writer = database.writer().await?;
-        let mut transaction = begin_replayable(&mut writer).await?;
-        sqlx::query(&upsert("processes"))
-            .bind(process)
-            .bind(row::column(remembered.position))
-            .bind(&remembered.state)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await
-    }
 }
 
 #[async_trait]
 impl ProcessStates for FileProcesses {
     async fn load(&self, tenant: TenantId, process: &str) -> Result<Remembered, Unavailable> {
-        let found = self.found(tenant, process).await;
+        let database = self.0.database(tenant).await?;
+        let found = find(&database, process).await;
         found.and_then(read).map_err(unavailable(THE_STORE))
     }
 
@@ -75,9 +42,35 @@ impl ProcessStates for FileProcesses {
         process: &str,
         remembered: &Remembered,
     ) -> Result<(), Unavailable> {
-        let stored = self.put(tenant, process, remembered).await;
-        stored.map_err(unavailable(THE_STORE))
+        let database = self.0.database(tenant).await?;
+        let put = put(&database, process, remembered).await;
+        put.map_err(unavailable(THE_STORE))
     }
+}
+
+async fn find(database: &Database, process: &str) -> Result<Option<SqliteRow>, sqlx::Error> {
+    // A reading connection would cost a thread, and at the start every tenant is asked once.
+    let mut writer = database.writer().await?;
+    sqlx::query("select position, state from processes where name = $1")
+        .bind(process)
+        .fetch_optional(&mut *writer)
+        .await
+}
+
+async fn put(
+    database: &Database,
+    process: &str,
+    remembered: &Remembered,
+) -> Result<(), sqlx::Error> {
+    let mut writer = database.writer().await?;
+    let mut transaction = begin_replayable(&mut writer).await?;
+    sqlx::query(&upsert("processes"))
+        .bind(process)
+        .bind(row::column(remembered.position))
+        .bind(&remembered.state)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
 }
 
 /// In tenants' schemas.

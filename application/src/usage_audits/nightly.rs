@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::UsageAudit;
 use crate::Application;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::ports::Recorded;
 use crate::ports::usage::Begun;
 
@@ -139,7 +139,7 @@ impl Application {
         match self.record_audit(&audit, Some(night), None).await? {
             Begun::Recorded(Recorded::New) => Ok(Some(audit)),
             Begun::Recorded(Recorded::Replayed(_)) | Begun::Taken => Ok(None),
-            Begun::Busy => Err(crate::error::Refusal::AuditRunning.into()),
+            Begun::Busy => Err(Refusal::AuditRunning.into()),
         }
     }
 }

@@ -333,6 +333,42 @@ async fn a_slug_that_is_taken_and_a_directory_in_use_are_refused() {
     destination.refuses(&file, "slug");
 }
 
+#[tokio::test]
+async fn the_catalogue_comes_with_a_whole_data_directory_unless_there_is_another() {
+    let source = Directory::new();
+    let data = source.path();
+    let mut service = Service::node_of(&Arc::new(Store::Directory(source)), Options::default());
+    let landlord = service.landlord();
+    let plan = json!({ "price_level": 1, "rank": 5, "features": { "max_cards": 7 } });
+    let path = "/v1/landlord/plans/tiny";
+    landlord.put(path, &plan).await.expect(200);
+    let kill = "/v1/landlord/features/cards.stats/kill-switch";
+    let killed = landlord.put(kill, &json!({ "reason": "slow" })).await;
+    let shown = landlord.get(path).await.json();
+    service.terminate();
+    service.stopped();
+
+    let destination = Destination::new();
+    assert!(
+        destination
+            .imports(&data)
+            .contains("imported: the catalogue")
+    );
+    assert!(!destination.imports(&data).contains("the catalogue"));
+    let mut new = destination.serve();
+    assert_eq!(new.landlord().get(path).await.json(), shown);
+    let feature = new
+        .landlord()
+        .get("/v1/landlord/features/cards.stats")
+        .await;
+    assert_eq!(feature.json(), killed.json());
+    new.landlord().delete(kill).await.expect(200);
+    new.terminate();
+    new.stopped();
+    let said = destination.imports(&data);
+    assert!(said.contains("the catalogue here was changed"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_data_directory_is_imported_and_again() {
     let source = Directory::new();

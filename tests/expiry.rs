@@ -1,11 +1,14 @@
 //! What happens because time has passed, also while nobody was there.
 
 use chrono::DateTime;
-use serde_json::json;
+use futures::StreamExt;
+use futures::stream;
+use serde_json::{Value, json};
 
 use crate::support::client::id;
-use crate::support::recount::{everything_agrees, history};
-use crate::support::{Service, eventually, in_seconds, now};
+use crate::support::clock::WallClock;
+use crate::support::recount::{count, everything_agrees, history};
+use crate::support::{Client, Options, Service, eventually, in_seconds, now};
 
 #[tokio::test]
 async fn a_card_expires_by_itself_when_its_time_is_over() {
@@ -97,4 +100,55 @@ async fn a_renewed_card_does_not_expire_at_its_old_end() {
         .await
         .json();
     assert_eq!(read["status"], "active");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_cards_that_expire_at_once_hold_up_no_other_tenant() {
+    const MANY: usize = 3_500;
+    const DAY_SECONDS: i64 = 24 * 60 * 60;
+    let clock = WallClock::new();
+    let mut service = Service::start_with(clock.of(Options::default()));
+    let (many, one) = (service.tenant("pro").await, service.tenant("free").await);
+    let (first, second) = (in_seconds(DAY_SECONDS), in_seconds(DAY_SECONDS + 1));
+    let ending = |end: &str| json!({ "holder": { "name": "Brief" }, "expires_at": end });
+    let body = ending(&first);
+    stream::iter(0..MANY)
+        .for_each_concurrent(64, |_| async {
+            many.issue_as(&body).await;
+        })
+        .await;
+    one.issue_as(&ending(&second)).await;
+
+    // All of them are due when it starts again.
+    service.kill();
+    clock.set_apart(DAY_SECONDS + 60);
+    service.restart();
+    let (many, one) = (many.at(service.base()), one.at(service.base()));
+    many.issue("Meanwhile").await;
+    eventually("all of them expire", || async {
+        (count(&many.usage().await, "expired") == MANY as u64).then_some(())
+    })
+    .await;
+    everything_agrees(&service, &many).await;
+    let recorded = expiries(&service, &many).await;
+    let due = DateTime::parse_from_rfc3339(&first).expect("RFC 3339");
+    for event in &recorded {
+        let at = event["payload"]["CardExpired"]["at"].as_str();
+        let at = DateTime::parse_from_rfc3339(at.expect("a time")).expect("RFC 3339");
+        assert_eq!(at.timestamp_micros(), due.timestamp_micros());
+    }
+    // The other tenant's card had its turn in between, although it was due later.
+    let other = expiries(&service, &one).await;
+    assert!(recorded_at(&other[0]) < recorded_at(&recorded[MANY - 1]));
+}
+
+async fn expiries(service: &Service, tenant: &Client) -> Vec<Value> {
+    let mut events = history(service, tenant.id()).await;
+    events.retain(|event| event["type"] == "CardExpired");
+    events
+}
+
+fn recorded_at(event: &Value) -> DateTime<chrono::FixedOffset> {
+    let text = event["recorded_at"].as_str().expect("a time");
+    DateTime::parse_from_rfc3339(text).expect("RFC 3339")
 }

@@ -7,12 +7,20 @@
 //! the event it needs, with a deadline.
 
 mod authorization;
+mod billing_systems;
 mod cards;
+mod catalogue;
+mod catalogue_nodes;
+mod checks;
 mod expiry;
 mod idempotency;
 mod keys;
+mod migrate;
+mod payments;
+mod scheduled_plans;
 mod subscriptions;
 mod tenants;
+mod trials;
 
 mod shards;
 
@@ -35,6 +43,13 @@ mod torture;
 
 mod audit;
 mod subscribers;
+mod thresholds;
+mod usage_audits;
+
+mod billing;
+mod broker_down;
+mod broker_kills;
+mod messages;
 
 mod header_tricks;
 mod problems;

@@ -49,7 +49,7 @@ async fn a_store_that_cannot_be_opened_is_seen_and_disturbs_nobody_else() {
     service.restart();
     let (broken, whole) = (broken.at(service.base()), whole.at(service.base()));
     let path = format!("/v1/landlord/subscribers?tenant={}", broken.id());
-    let behind = eventually("both subscribers say that they cannot go on", || async {
+    let behind = eventually("every subscriber says that it cannot go on", || async {
         let all = service.landlord().all(&path).await;
         let said = |one: &serde_json::Value| {
             one["behind_since"].is_string()
@@ -57,7 +57,7 @@ async fn a_store_that_cannot_be_opened_is_seen_and_disturbs_nobody_else() {
                     .as_str()
                     .is_some_and(|why| why.contains(told))
         };
-        (all.len() == 2 && all.iter().all(said)).then_some(all)
+        (all.len() == 3 && all.iter().all(said)).then_some(all)
     })
     .await;
     assert!(

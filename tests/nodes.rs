@@ -11,7 +11,9 @@ use crate::support::cluster::Cluster;
 use crate::support::proxy::{Fate, Proxy, Which};
 use crate::support::recount::{everything_agrees, history};
 use crate::support::store::{Database, schema};
-use crate::support::{Answer, Client, DEADLINE, Options, Service, Store, eventually, unique};
+use crate::support::{
+    Answer, Client, DEADLINE, Options, Service, Store, eventually, in_seconds, unique,
+};
 
 /// Three nodes, and a tenant's client of each.
 struct Three {
@@ -291,4 +293,78 @@ async fn a_ledger_that_does_not_answer_holds_up_no_other() {
     seen(&of_second, issued.expect(201).position()).await;
     assert!(begun.elapsed() < Duration::from_secs(4));
     transaction.rollback().await.expect("unlocked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_threshold_is_told_once_though_three_nodes_follow_the_ledger() {
+    let three = Three::with_tenant("free").await;
+    let asking: Vec<_> = (0..500)
+        .map(|index| {
+            tokio::spawn(issue(
+                three.tenant(index).clone(),
+                format!("Holder {index}"),
+            ))
+        })
+        .collect();
+    for answer in futures::future::join_all(asking).await {
+        answer.expect("an answer").expect(201);
+    }
+    let told = || async {
+        let all = history(&three.nodes[0], three.tenants[0].id()).await;
+        let told = all.iter().filter_map(|event| {
+            let told = &event["payload"]["UsageThresholdReached"];
+            told["percent"].as_u64()
+        });
+        (told.collect::<Vec<_>>(), all.len())
+    };
+    let path = format!(
+        "/v1/landlord/subscribers?name=thresholds&tenant={}",
+        three.tenants[0].id()
+    );
+    eventually("every node has followed the ledger to its end", || async {
+        let (told, end) = told().await;
+        for node in &three.nodes {
+            let followed = node.landlord().all(&path).await;
+            if followed.len() != 1 || followed[0]["checkpoint"] != end {
+                return None;
+            }
+        }
+        (!told.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(told().await.0, [80, 90, 100]);
+    three.all_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_time_brings_is_recorded_once_by_all_nodes_together() {
+    let three = Three::with_tenant("enterprise").await;
+    let tenant = three.tenant(0);
+    let path = format!("/v1/landlord/tenants/{}/subscription/plan", tenant.id());
+    let body = json!({ "plan": "free", "effective": in_seconds(3) });
+    three.nodes[0]
+        .landlord()
+        .put(&path, &body)
+        .await
+        .expect(200);
+    let brief = json!({ "holder": { "name": "Brief" }, "expires_at": in_seconds(3) });
+    for turn in 0..9 {
+        three.tenant(turn).issue_as(&brief).await;
+    }
+    for turn in 0..3 {
+        eventually("the plan is another on every node", || async {
+            let gate = three.tenant(turn).get("/v1/cards/stats").await;
+            (gate.status == 402).then_some(())
+        })
+        .await;
+    }
+    let recorded = eventually("all of it is recorded", || async {
+        let events = history(&three.nodes[0], tenant.id()).await;
+        let of = |name| events.iter().filter(|event| event["type"] == name).count();
+        let counts = (of("PlanDowngraded"), of("CardExpired"));
+        (counts.0 >= 1 && counts.1 >= 9).then_some(counts)
+    })
+    .await;
+    assert_eq!(recorded, (1, 9));
+    three.all_agree().await;
 }

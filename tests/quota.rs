@@ -136,6 +136,11 @@ async fn downgrading_a_tenant_with_2000_cards_deletes_nothing_and_blocks_issuing
     let cards = issued(burst(&tenant, 2_000).await);
     assert_eq!(cards.len(), 2_000);
     let plan = format!("/v1/landlord/tenants/{}/subscription/plan", tenant.id());
+    let foretold = service
+        .landlord()
+        .post(&format!("{plan}/preview"), &json!({ "plan": "free" }))
+        .await;
+    assert_eq!(foretold.expect(200).json()["over_limit_by"], 1_500);
     let changed = service
         .landlord()
         .put(&plan, &json!({ "plan": "free" }))

@@ -5,18 +5,21 @@ cd "$(dirname "$0")/.."
 
 say() { printf '== %s\n' "$*"; }
 
-# command, Debian package, and the path in the repository that needs it.
+# command or file, Debian package, and the path in the repository that needs it.
 needs='
 cc     gcc    Cargo.toml
 curl   curl   tests/smoke.sh
 pg_ctlcluster postgresql tests/servers/postgres.rs
+rabbitmqctl rabbitmq-server tests/servers/rabbitmq.rs
+openssl openssl tests/servers/rabbitmq.rs
+/usr/lib/python3/dist-packages/pika/__init__.py python3-pika tests/consumers/billing.py
 '
 
 install_missing() {
   local missing=() command package path
   while read -r command package path; do
     [ -n "$command" ] && [ -e "$path" ] || continue
-    command -v "$command" >/dev/null || missing+=("$package")
+    [ -e "$command" ] || command -v "$command" >/dev/null || missing+=("$package")
   done <<<"$needs"
   [ ${#missing[@]} -gt 0 ] || return 0
   say "installing ${missing[*]}"
@@ -51,6 +54,7 @@ step 'tests' cargo test --workspace --locked
 # Those that are about PostgreSQL anyway have just run.
 once=(migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
 step 'the service on PostgreSQL' env TESTS_ON=postgres cargo test -p api --test it --locked -- "${once[@]/#/--skip=}"
+step 'the broker and nodes killed' env BROKER_EVENTS=10000 BROKER_KILLS=6 cargo test -p api --test it --locked broker_kills:: -- --nocapture
 step 'the torture run' env TORTURE_SECONDS=120 cargo test -p api --test it --locked torture:: -- --nocapture
 if command -v cargo-deny >/dev/null; then
   step 'licences and advisories' cargo deny --locked check

@@ -97,7 +97,7 @@ async fn serve_again_after(goes_away: impl Fn(&Cluster)) {
 }
 
 /// A node whose landlord is in one cluster and whose tenants are in a shard in another.
-async fn with_a_second_shard(
+pub async fn with_a_second_shard(
     landlord: &Arc<Cluster>,
     tenants: &Arc<Cluster>,
     options: Options,

@@ -255,7 +255,7 @@ async fn a_dedicated_tenant_is_refused_where_no_database_can_be_made() {
     cluster.run("postgres", &format!("create database {name} owner {name}"));
     cluster.run(&name, &format!("grant all on schema public to {name}"));
     let store = cluster.url(&name).replace("tests@", &format!("{name}@"));
-    let mut service = Service::started_by(&mut node(&store));
+    let service = Service::started_by(&mut node(&store));
     service.tenant("free").await;
     let body = json!({
         "name": "A tenant", "slug": unique("t"), "plan": "free", "isolation": "dedicated",
@@ -268,15 +268,4 @@ async fn a_dedicated_tenant_is_refused_where_no_database_can_be_made() {
     );
     let tenants = service.landlord().all("/v1/landlord/tenants").await;
     assert_eq!(tenants.len(), 1, "nothing is left half made: {tenants:?}");
-    service.terminate();
-    let (_, said) = service.stopped();
-    assert!(!said.contains("superuser"), "{said}");
-}
-
-#[tokio::test]
-async fn a_superuser_as_login_is_warned_of() {
-    let mut service = service();
-    service.terminate();
-    let (_, said) = service.stopped();
-    assert!(said.contains("the login is a superuser"), "{said}");
 }

@@ -17,7 +17,7 @@ async fn every_subscriber_shows_how_far_it_is_with_a_tenant() {
     let tenant = service.tenant("free").await;
     let body = json!({ "holder": { "name": "Followed" } });
     let position = tenant.post("/v1/cards", &body).await.position();
-    let all = eventually("both subscribers are there", || async {
+    let all = eventually("all subscribers are there", || async {
         let all = progress(&service, &tenant).await;
         all.iter()
             .all(|one| one["checkpoint"] == position)
@@ -25,7 +25,7 @@ async fn every_subscriber_shows_how_far_it_is_with_a_tenant() {
     })
     .await;
     let names: Vec<_> = all.iter().filter_map(|one| one["name"].as_str()).collect();
-    assert_eq!(names, ["cards", "landlord"]);
+    assert_eq!(names, ["cards", "landlord", "thresholds"]);
     for one in &all {
         assert_eq!(one["head"], position, "{one}");
         assert_eq!(one["lag"], 0, "{one}");
@@ -45,7 +45,7 @@ async fn rebuilding_a_read_model_changes_nothing_that_can_be_seen() {
     }
     let before = tenant.all("/v1/cards").await;
     let landlord = service.landlord();
-    for name in ["cards", "landlord"] {
+    for name in ["cards", "landlord", "thresholds"] {
         let path = format!("/v1/landlord/subscribers/{name}/rebuild");
         let body = json!({ "tenant": tenant.id() });
         landlord.put(&path, &body).await.expect(200);

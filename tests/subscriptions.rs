@@ -282,10 +282,9 @@ async fn a_cancelled_subscription_deletes_nothing_and_cannot_be_reinstated() {
     let tenant = service.tenant("pro").await;
     let card = tenant.issue("Kept").await;
     let landlord = service.landlord();
-    landlord
-        .put(&subscription(&tenant, "cancel"), &json!({}))
-        .await
-        .expect(200);
+    let now = json!({ "effective": "now" });
+    let ended = landlord.put(&subscription(&tenant, "cancel"), &now).await;
+    assert_eq!(ended.expect(200).json()["state"], "ended");
     let body = json!({ "holder": { "name": "Refused" } });
     let answer = tenant.post("/v1/cards", &body).await;
     assert_eq!(answer.expect(402).any_problem()["tenant"], tenant.id());

@@ -1,11 +1,15 @@
 //! What every test needs: the running service, clients of it, and names nobody has used yet.
 
+pub mod billing_queue;
 pub mod chance;
 pub mod client;
 pub mod clock;
 #[path = "servers/postgres.rs"]
 pub mod cluster;
+pub mod messages;
 pub mod proxy;
+#[path = "servers/rabbitmq.rs"]
+pub mod rabbitmq;
 pub mod raw;
 pub mod recount;
 pub mod service;

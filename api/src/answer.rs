@@ -67,6 +67,14 @@ impl<T> Commanded<T> {
         }
     }
 
+    /// 202: as [`Self::created`], of something that is not done yet.
+    pub fn accepted<V>(done: Done<V>, body: impl FnOnce(V) -> T, location: String) -> Self {
+        Self {
+            status: StatusCode::ACCEPTED,
+            ..Self::created(done, body, location)
+        }
+    }
+
     /// The same, of a thing that is in no ledger and so has neither version nor position.
     pub fn outside_ledgers(self) -> Self {
         Self {

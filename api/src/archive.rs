@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use application::Application;
 use application::archive::{Archive, ImportError, Imported, Piece, Pieces};
+use application::catalogue::Transferred;
 use application::error::Error;
 use application::tenants::Tenant;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -127,7 +128,8 @@ async fn import_from(
     Ok((archive, imported))
 }
 
-/// Imports every tenant of another service, which is stopped, and the keys of its staff.
+/// Imports every tenant of another service, which is stopped, its catalogue, and the keys of its
+/// staff.
 ///
 /// # Errors
 ///
@@ -140,6 +142,11 @@ pub async fn import_all(
 ) -> Result<(), Failed> {
     let staff = source.export_staff().await.map_err(Error::from)?;
     application.import_staff(&staff).await?;
+    match application.import_catalogue(source).await? {
+        Transferred::TakenOver => teller.done("imported: the catalogue"),
+        Transferred::AlreadyHere => {}
+        Transferred::Kept => teller.note("the catalogue here was changed, and stays as it is"),
+    }
     let tenants = oldest_first(source);
     let total = tenants.len();
     for_each(tenants, 1, teller, async |tenant| {

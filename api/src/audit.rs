@@ -97,7 +97,8 @@ pub struct EventQuery {
     format: Option<HistoryFormat>,
 }
 
-/// Lists a tenant's events, or streams all of them.
+/// Lists a tenant's events, or streams all of them. The landlord's own ledger, in which the
+/// catalogue is, has the id `00000000-0000-0000-0000-000000000000`.
 ///
 /// `Accept: application/x-ndjson` (or `format=ndjson`) answers everything that matches, one event
 /// a line, without pages.

@@ -3,6 +3,9 @@
 //! A flag wins over its variable, a variable over the default. Bad configuration ends the process
 //! at once with one line that names the knob and what is wrong with it.
 
+mod billing;
+mod broker;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,9 +13,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use application::keys::Secret;
+use application::usage_audits::nightly::TimeOfDay;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use domain::ids::TenantId;
+
+pub use self::billing::{BillingReport, Source};
+pub use self::broker::{AmqpAddress, AmqpUrl, Broker};
 
 /// The fewest characters of a configured landlord key.
 const LANDLORD_KEY_LENGTH_MIN: usize = 12;
@@ -63,8 +70,14 @@ pub enum Role {
     /// Carry tenants from one service to another, or from shard to shard
     #[command(subcommand)]
     Tenants(Tenants),
+    /// Take what the broker holds for billing, and print what each tenant owes for a period: plan
+    /// days by price level, cards issued, the peak in circulation, add-on days. Days are UTC and
+    /// count from their start; the rules are in domain/src/billing.rs
+    BillingReport(BillingReport),
     /// Print the HTTP contract (OpenAPI 3.1)
     Openapi,
+    /// Print the contract of messages (AsyncAPI 3.0)
+    Asyncapi,
 }
 
 /// What is done with a tenant as a whole.
@@ -152,6 +165,10 @@ pub struct Config {
     )]
     pub log_format: LogFormat,
 
+    /// Where the broker is.
+    #[command(flatten)]
+    pub broker: Broker,
+
     /// Bounds on requests.
     #[command(flatten)]
     pub limits: Limits,
@@ -208,6 +225,12 @@ pub struct Limits {
     #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
     pub open_tenants_max: usize,
 
+    /// When every ledger is counted again and compared with what else says how many cards there
+    /// are, each night on one node: HH:MM in UTC, or with an offset (03:00+02:00), which does not
+    /// follow summer time; `off` for only when asked
+    #[arg(long = "usage-audit-at", env = "USAGE_AUDIT_AT", global = true, value_name = "USAGE_AUDIT_AT", default_value = "03:00", value_parser = nightly)]
+    pub usage_audit_at: Nightly,
+
     /// Connections of this node to the landlord's PostgreSQL database
     #[arg(long = "landlord-connections-max", env = "LANDLORD_CONNECTIONS_MAX", global = true, value_name = "LANDLORD_CONNECTIONS_MAX", default_value = "8", value_parser = connections)]
     pub landlord_connections_max: u32,
@@ -220,6 +243,25 @@ pub struct Limits {
     /// unused for 30 s, or when the tenant's store is closed (OPEN_TENANTS_MAX)
     #[arg(long = "dedicated-connections-max", env = "DEDICATED_CONNECTIONS_MAX", global = true, value_name = "DEDICATED_CONNECTIONS_MAX", default_value = "4", value_parser = connections)]
     pub dedicated_connections_max: u32,
+}
+
+/// When something is done each night.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nightly {
+    /// At this time.
+    At(TimeOfDay),
+    /// Never.
+    Off,
+}
+
+impl Nightly {
+    /// The time, if there is one.
+    pub const fn time(self) -> Option<TimeOfDay> {
+        match self {
+            Self::At(time) => Some(time),
+            Self::Off => None,
+        }
+    }
 }
 
 /// Where everything is kept.
@@ -331,6 +373,10 @@ impl CommandLine {
                  characters without spaces"
             ));
         }
+        self.config.broker.check()?;
+        if let Some(Role::BillingReport(report)) = &self.command {
+            report.check(&self.config.broker)?;
+        }
         let known_key = self.config.landlord_api_key.is_none();
         if matches!(self.role(), Role::Demo) && known_key && !self.config.listen.ip().is_loopback()
         {
@@ -374,6 +420,16 @@ fn connections(text: &str) -> Result<u32, String> {
     }
 }
 
+fn nightly(text: &str) -> Result<Nightly, String> {
+    match text {
+        "off" => Ok(Nightly::Off),
+        time => time
+            .parse()
+            .map(Nightly::At)
+            .map_err(|error| format!("{error}; or off")),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => {
@@ -384,56 +440,4 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bad(arguments: &[&str]) -> String {
-        let line = std::iter::once("digital-card").chain(arguments.iter().copied());
-        match CommandLine::read(line) {
-            Err(Stop::Bad(text)) => text,
-            other => panic!("{arguments:?} gave {other:?}"),
-        }
-    }
-
-    #[test]
-    fn bad_configuration_is_one_line_that_names_the_knob() {
-        for (arguments, knob) in [
-            (&["--listen", "nowhere"][..], "LISTEN"),
-            (&["--store", "mysql:x"], "STORE"),
-            (&["--store", "postgres:x"], "STORE"),
-            (&["--landlord-api-key", "short"], "LANDLORD_API_KEY"),
-            (&["--connections-max", "0"], "CONNECTIONS_MAX"),
-            (&["--body-bytes-max", "many"], "BODY_BYTES_MAX"),
-            (&["--header-timeout-s=-1"], "HEADER_TIMEOUT_S"),
-            (&["--log-format", "xml"], "LOG_FORMAT"),
-            (&["--migrate", "perhaps"], "MIGRATE"),
-            (&["demo", "--listen", "0.0.0.0:8080"], "LISTEN"),
-            (&["--nope"], "--nope"),
-            (&["dance"], "dance"),
-        ] {
-            let text = bad(arguments);
-            assert!(text.contains(knob), "{arguments:?}: {text}");
-            assert_eq!(text.lines().count(), 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_may_be_secret_is_not_shown() {
-        assert!(!bad(&["--landlord-api-key", "opensesame"]).contains("opensesame"));
-        for store in ["postgre://u:opensesame@h/db", "postgres:/u:opensesame@h/db"] {
-            assert!(!bad(&["--store", store]).contains("opensesame"));
-        }
-    }
-
-    #[test]
-    fn knobs_go_before_or_after_the_command() {
-        for line in [
-            ["digital-card", "--store", "sqlite:/a", "migrate"],
-            ["digital-card", "migrate", "--store", "sqlite:/a"],
-        ] {
-            let read = CommandLine::read(line).expect("a command line");
-            assert_eq!(read.store(), Store::Sqlite("/a".into()));
-            assert!(matches!(read.role(), Role::Migrate));
-        }
-    }
-}
+mod tests;

@@ -7,8 +7,8 @@ use application::entitlements::{Lock, ModuleState, TenantEntitlements, TenantUsa
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::card::Status;
-use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue};
-use domain::entitlements::{Entitlement, Source, Standing};
+use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, Kill};
+use domain::entitlements::{Blocked, Entitlement, Source, Standing};
 use domain::ids::{Position, TenantId};
 use domain::usage::Usage;
 use serde::Serialize;
@@ -31,10 +31,12 @@ pub struct EntitlementsBody {
     /// The plan.
     #[schema(example = "free")]
     pub plan: String,
-    /// The plan's price level.
+    /// The plan's price level, or that of a trial if it is higher.
     pub price_level: u32,
-    /// Whether the tenant is served.
+    /// How the tenant stands.
     pub state: StandingBody,
+    /// What that keeps from the tenant.
+    pub blocked: BlockedBody,
     /// Every right, by the feature's slug.
     pub features: BTreeMap<String, EntitlementBody>,
     /// The ledger position up to which this is.
@@ -45,21 +47,41 @@ pub struct EntitlementsBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Entitlement)]
 pub struct EntitlementBody {
-    /// How much: `true`, a whole number, or `"unlimited"`.
-    #[schema(value_type = FeatureValueBody)]
-    pub value: FeatureValue,
+    /// How much: `true`, a whole number, or `"unlimited"`; `false` if it is switched off.
+    pub value: FeatureValueBody,
     /// Where it comes from.
     pub source: SourceBody,
-    /// When it ends by itself.
+    /// Since when that is where it comes from.
+    pub since: Option<DateTime<Utc>>,
+    /// When it ends by itself or becomes another: with the trial, the grant, the subscription, or
+    /// at a scheduled plan change.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The API key, or the process, that gave it.
+    pub by: Option<String>,
+    /// Why, as that one said.
+    pub why: Option<String>,
 }
 
-/// How much of a feature: `true`, a whole number, or `"unlimited"`.
+/// What a tenant's standing keeps from it. Reading, ending, verifying and exporting its own cards
+/// is never blocked.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = Blocked)]
+pub struct BlockedBody {
+    /// Going over to a higher plan, or trying one. To a lower one it may go as long as the
+    /// subscription is not cancelled.
+    pub plan_changes: bool,
+    /// Bringing cards into circulation, or back into use.
+    pub issuing: bool,
+    /// The features of price level 2.
+    pub level_2: bool,
+}
+
+/// How much of a feature: `true`, a whole number, or `"unlimited"`; `false` if it may not be used.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = FeatureValue)]
 #[serde(untagged)]
 pub enum FeatureValueBody {
-    /// It may be used.
+    /// Whether it may be used.
     On(bool),
     /// It may be used up to this amount.
     Limit(u64),
@@ -74,25 +96,31 @@ pub enum FeatureValueBody {
 pub enum SourceBody {
     /// The plan.
     Plan,
-    /// A trial of a higher plan.
+    /// A trial of a plan.
     Trial,
     /// Sold or gifted on top of the plan.
     AddOn,
     /// Put in the plan's place by the landlord.
     Override,
+    /// Switched off for everybody, whatever was bought.
+    KillSwitch,
 }
 
-/// Whether a tenant is served.
+/// How a tenant stands.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[schema(as = SubscriptionState)]
 #[serde(rename_all = "snake_case")]
 pub enum StandingBody {
     /// Everything bought is served.
     Active,
+    /// A payment failed; everything bought is served for some days.
+    Grace,
     /// Nothing new is served until reinstated; reading and ending cards stays possible.
     Suspended,
-    /// The subscription is over; reading and ending cards stays possible.
+    /// Cancelled; everything bought is served until `ends_at`.
     Cancelled,
+    /// The subscription is over; reading and ending cards stays possible.
+    Ended,
     /// The subscription has not begun.
     NotStarted,
 }
@@ -220,7 +248,8 @@ impl From<TenantEntitlements> for EntitlementsBody {
             plan: entitlements.plan.into(),
             price_level: entitlements.price_level,
             state: entitlements.standing.into(),
-            features: features(entitlements.features),
+            blocked: entitlements.standing.blocked().into(),
+            features: with_kills(features(entitlements.features), entitlements.killed),
             as_of: entitlements.as_of,
         }
     }
@@ -236,17 +265,66 @@ pub fn features(
         .collect()
 }
 
+/// Rights by slug, as far as they are not switched off.
+fn with_kills(
+    mut features: BTreeMap<String, EntitlementBody>,
+    killed: BTreeMap<FeatureSlug, Kill>,
+) -> BTreeMap<String, EntitlementBody> {
+    features.extend(
+        killed
+            .into_iter()
+            .map(|(slug, kill)| (slug.into(), kill.into())),
+    );
+    features
+}
+
+impl From<Kill> for EntitlementBody {
+    fn from(kill: Kill) -> Self {
+        Self {
+            value: FeatureValueBody::On(false),
+            source: SourceBody::KillSwitch,
+            expires_at: None,
+            since: Some(kill.since),
+            by: Some(kill.by),
+            why: kill.reason,
+        }
+    }
+}
+
+impl From<FeatureValue> for FeatureValueBody {
+    fn from(value: FeatureValue) -> Self {
+        match value {
+            FeatureValue::On => Self::On(true),
+            FeatureValue::Limit(limit) => Self::Limit(limit),
+            FeatureValue::Unlimited => Self::Unlimited("unlimited".to_owned()),
+        }
+    }
+}
+
 impl From<Entitlement> for EntitlementBody {
     fn from(entitlement: Entitlement) -> Self {
         Self {
-            value: entitlement.value,
+            value: entitlement.value.into(),
             source: match entitlement.source {
                 Source::Plan => SourceBody::Plan,
                 Source::Trial => SourceBody::Trial,
                 Source::AddOn => SourceBody::AddOn,
                 Source::Override => SourceBody::Override,
             },
+            since: entitlement.since,
             expires_at: entitlement.expires_at,
+            by: entitlement.attribution.by,
+            why: entitlement.attribution.why.map(Into::into),
+        }
+    }
+}
+
+impl From<Blocked> for BlockedBody {
+    fn from(blocked: Blocked) -> Self {
+        Self {
+            plan_changes: blocked.plan_changes,
+            issuing: blocked.issuing,
+            level_2: blocked.level_2,
         }
     }
 }
@@ -255,8 +333,10 @@ impl From<Standing> for StandingBody {
     fn from(standing: Standing) -> Self {
         match standing {
             Standing::Good => Self::Active,
+            Standing::Grace => Self::Grace,
             Standing::Suspended => Self::Suspended,
             Standing::Cancelled => Self::Cancelled,
+            Standing::Ended => Self::Ended,
             Standing::NotStarted => Self::NotStarted,
         }
     }
@@ -264,12 +344,12 @@ impl From<Standing> for StandingBody {
 
 impl ModuleBody {
     fn of(state: ModuleState, api: &Api) -> Self {
-        let catalogue = &api.application.catalogue;
+        let edition = api.application.catalogue.current();
         let locked = state
             .locked
-            .map(|lock| LockBody::of(lock, catalogue, &api.upgrade_url));
+            .map(|lock| LockBody::of(lock, &edition.catalogue, &api.upgrade_url));
         Self {
-            key: state.module.key,
+            key: state.module.key.into(),
             name: state.module.name,
             price_level: state.module.price_level,
             installed: state.installed,
@@ -283,17 +363,19 @@ impl LockBody {
     fn of(lock: Lock, catalogue: &Catalogue, upgrade_url: &str) -> Self {
         let (reason, required_level) = match lock {
             Lock::PriceLevel(level) => ("upgrade_required", Some(level)),
+            Lock::Killed => ("feature_disabled", None),
             Lock::Standing(Standing::Suspended) => ("subscription_suspended", None),
-            Lock::Standing(Standing::Cancelled) => ("subscription_cancelled", None),
-            Lock::Standing(Standing::NotStarted | Standing::Good) => ("unavailable", None),
+            Lock::Standing(Standing::Ended) => ("subscription_cancelled", None),
+            Lock::Standing(
+                Standing::NotStarted | Standing::Good | Standing::Grace | Standing::Cancelled,
+            ) => ("unavailable", None),
         };
         let unlocks = |level: u32| required_level.is_some_and(|required| level >= required);
         Self {
             reason,
             required_level,
             plans: catalogue
-                .plans
-                .values()
+                .plans_for_sale()
                 .filter(|plan| unlocks(plan.price_level))
                 .map(|plan| plan.key.to_string())
                 .collect(),
@@ -308,20 +390,27 @@ impl From<TenantUsage> for UsageBody {
     }
 }
 
+impl CountsBody {
+    /// The counts of a usage.
+    pub fn of(usage: &Usage) -> Self {
+        Self {
+            issued: usage.of(Status::Issued),
+            active: usage.of(Status::Active),
+            suspended: usage.of(Status::Suspended),
+            revoked: usage.of(Status::Revoked),
+            expired: usage.of(Status::Expired),
+            replaced: usage.of(Status::Replaced),
+        }
+    }
+}
+
 impl UsageBody {
     /// `usage` against `limit`.
     pub fn of(usage: &Usage, limit: Option<u64>, as_of: Position) -> Self {
         let in_circulation = usage.in_circulation();
         Self {
             in_circulation,
-            by_status: CountsBody {
-                issued: usage.of(Status::Issued),
-                active: usage.of(Status::Active),
-                suspended: usage.of(Status::Suspended),
-                revoked: usage.of(Status::Revoked),
-                expired: usage.of(Status::Expired),
-                replaced: usage.of(Status::Replaced),
-            },
+            by_status: CountsBody::of(usage),
             issued_total: usage.issued_total(),
             limit,
             percent: limit.map(|limit| percent(in_circulation, limit)),

@@ -14,7 +14,7 @@ use crate::problem::{Code, Problem};
 ///
 /// # Errors
 ///
-/// `upgrade_required`, or why the tenant is not served.
+/// `upgrade_required`, `feature_disabled`, or why the tenant is not served.
 pub async fn pass(api: &Api, scope: &Scope, feature: &str) -> Result<(), Problem> {
     api.application.gate(scope, feature).await?;
     Ok(())
@@ -40,7 +40,8 @@ pub async fn pass_to_export(api: &Api, scope: &Scope, csv: bool) -> Result<(), P
         Ok(()) => return Ok(()),
         Err(refusal) => refusal,
     };
-    match csv && refusal.code() == Code::UpgradeRequired {
+    let csv_may_do = [Code::UpgradeRequired, Code::FeatureDisabled].contains(&refusal.code());
+    match csv && csv_may_do {
         true if pass(api, scope, feature::EXPORT_CSV).await.is_ok() => Ok(()),
         _ => Err(refusal),
     }

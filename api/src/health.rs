@@ -7,6 +7,7 @@ use application::subscribers::{FollowerState, LANDLORD, Progress};
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use domain::ids::{Slug, TenantId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -43,7 +44,8 @@ pub async fn healthz() -> Json<Health> {
 }
 
 /// Says whether the process can take traffic: the landlord's database or a shard answers, and every
-/// subscriber whose stores answer is alive and not behind. `errors` names what does not answer.
+/// read model whose stores answer is alive and not behind. `errors` names what does not answer, also
+/// the broker, without which everything is served.
 #[utoipa::path(
     get, path = "/readyz", tag = "Process", security(()),
     responses((status = 200, description = "It can", body = Health),
@@ -70,11 +72,26 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     }
     let now = api.application.clock.now();
     let behind_max = api.limits.ready_lag_max;
-    let subscribers = api.application.subscribers.progress();
-    let late = subscribers.iter().filter_map(|(name, tenant, progress)| {
-        let trouble = trouble(name, *tenant, progress, |since| {
-            (now - since).to_std().is_ok_and(|age| age > behind_max)
-        });
+    let too_old = |since: DateTime<Utc>| (now - since).to_std().is_ok_and(|age| age > behind_max);
+    let subscribers = &api.application.subscribers;
+    let progress = subscribers.progress();
+    let (waited_for, others): (Vec<_>, Vec<_>) = progress
+        .iter()
+        .partition(|(name, ..)| subscribers.is_read_model(name));
+    // Nothing that is served waits for these.
+    let in_trouble: Vec<_> = subscribers.troubles().into_iter().map(|it| it.0).collect();
+    errors.extend(in_trouble.iter().map(|name| {
+        FieldError::new(
+            field_of(name),
+            "unreachable",
+            "the other side takes nothing",
+        )
+    }));
+    errors.extend(backlog(&others, |name, since| {
+        in_trouble.contains(&name) || too_old(since)
+    }));
+    let late = waited_for.iter().filter_map(|(name, tenant, progress)| {
+        let trouble = trouble(name, *tenant, progress, too_old);
         trouble.filter(|_| !is_excused(name, *tenant))
     });
     troubles.extend(late.take(TROUBLES_MAX));
@@ -99,9 +116,9 @@ fn trouble(
     name: &str,
     tenant: TenantId,
     progress: &Progress,
-    too_old: impl Fn(chrono::DateTime<chrono::Utc>) -> bool,
+    too_old: impl Fn(DateTime<Utc>) -> bool,
 ) -> Option<FieldError> {
-    let field = format!("subscribers.{name}");
+    let field = field_of(name);
     match (progress.state, progress.behind_since) {
         (FollowerState::Stopped, _) => {
             let detail = format!("stopped for tenant {tenant}; resume it by command");
@@ -114,6 +131,30 @@ fn trouble(
         }
         (FollowerState::Idle | FollowerState::Running | FollowerState::Retrying, _) => None,
     }
+}
+
+fn field_of(subscriber: &str) -> String {
+    format!("subscribers.{subscriber}")
+}
+
+/// What subscribers that no request waits for have not done yet, over all tenants, where that is
+/// worth a word.
+fn backlog(
+    others: &[&(&'static str, TenantId, Progress)],
+    is_told: impl Fn(&str, DateTime<Utc>) -> bool,
+) -> Vec<FieldError> {
+    let mut names: Vec<_> = others.iter().map(|(name, ..)| *name).collect();
+    names.dedup();
+    let of = |name: &'static str| {
+        let its = others.iter().filter(|(one, ..)| *one == name);
+        let behind: Vec<_> = its.filter(|it| it.2.behind_since.is_some()).collect();
+        let since = behind.iter().filter_map(|it| it.2.behind_since).min()?;
+        let events: u64 = behind.iter().map(|it| it.2.lag()).sum();
+        let tenants = behind.len();
+        let detail = format!("{events} events behind, of {tenants} tenants, since {since}");
+        is_told(name, since).then(|| FieldError::new(field_of(name), "behind", detail))
+    };
+    names.into_iter().filter_map(of).collect()
 }
 
 /// Shows every metric.

@@ -8,6 +8,7 @@
 //! Absent on purpose: SQL, adapters (only [`wiring`] names them) and rules of the product.
 
 pub mod cards;
+pub mod checks;
 pub mod entitlements;
 pub mod keys;
 
@@ -17,6 +18,7 @@ pub mod gate;
 pub mod audit;
 pub mod landlord;
 
+pub mod asyncapi;
 pub mod docs;
 pub mod health;
 
@@ -28,6 +30,7 @@ pub mod problem;
 pub mod scope;
 
 pub mod archive;
+pub mod billing;
 pub mod config;
 pub mod demo;
 pub mod first_minutes;
@@ -122,6 +125,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(cards::commands::replace_card))
         // What a tenant has.
         .routes(routes!(entitlements::get_entitlements))
+        .routes(routes!(checks::check_feature))
         .routes(routes!(entitlements::list_modules))
         .routes(routes!(entitlements::get_usage))
         .routes(routes!(keys::list_keys, keys::create_key))
@@ -141,26 +145,65 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
             landlord::tenants::provision_tenant
         ))
         .routes(routes!(landlord::tenants::get_tenant))
-        .routes(routes!(landlord::subscriptions::change_plan))
+        .routes(routes!(landlord::subscriptions::get_subscription))
+        .routes(routes!(landlord::subscriptions::plans::change_plan))
+        .routes(routes!(landlord::subscriptions::plans::preview_plan))
+        .routes(routes!(landlord::subscriptions::plans::unschedule))
+        .routes(routes!(
+            landlord::subscriptions::plans::start_trial,
+            landlord::subscriptions::plans::cancel_trial
+        ))
         .routes(routes!(
             landlord::subscriptions::grant_feature,
             landlord::subscriptions::revoke_feature
         ))
+        .routes(routes!(landlord::subscriptions::set_grace))
+        .routes(routes!(landlord::subscriptions::fail_payment))
         .routes(routes!(landlord::subscriptions::suspend))
         .routes(routes!(landlord::subscriptions::reinstate))
         .routes(routes!(landlord::subscriptions::cancel))
+        .routes(routes!(landlord::migrations::migrate_tenant))
+        .routes(routes!(landlord::migrations::preview_tenant))
+        .routes(routes!(checks::query_entitlements))
+        .routes(routes!(landlord::republish::republish))
         .routes(routes!(
             landlord::shards::list_shards,
             landlord::shards::add_shard
         ))
         .routes(routes!(landlord::shards::change_shard))
-        .routes(routes!(landlord::catalogue::list_plans))
-        .routes(routes!(landlord::catalogue::get_plan))
-        .routes(routes!(landlord::catalogue::list_features))
-        .routes(routes!(landlord::catalogue::get_feature))
+        .routes(routes!(landlord::catalogue::plans::list_plans))
+        .routes(routes!(
+            landlord::catalogue::plans::get_plan,
+            landlord::catalogue::plans::define_plan
+        ))
+        .routes(routes!(
+            landlord::migrations::plan_migration,
+            landlord::migrations::migrate_plan
+        ))
+        .routes(routes!(landlord::migrations::preview_plan))
+        .routes(routes!(landlord::catalogue::features::list_features))
+        .routes(routes!(
+            landlord::catalogue::features::get_feature,
+            landlord::catalogue::features::define_feature
+        ))
+        .routes(routes!(
+            landlord::catalogue::features::kill_feature,
+            landlord::catalogue::features::revive_feature
+        ))
+        .routes(routes!(landlord::catalogue::modules::list_modules))
+        .routes(routes!(
+            landlord::catalogue::modules::get_module,
+            landlord::catalogue::modules::define_module
+        ))
         .routes(routes!(landlord::subscribers::list_subscribers))
         .routes(routes!(landlord::subscribers::resume_subscriber))
         .routes(routes!(landlord::subscribers::rebuild_subscriber))
+        .routes(routes!(
+            landlord::usage_audits::list_usage_audits,
+            landlord::usage_audits::start_usage_audit
+        ))
+        .routes(routes!(landlord::usage_audits::get_usage_audit))
+        .routes(routes!(landlord::usage_audits::repair_usage))
         .routes(routes!(
             landlord::keys::list_keys,
             landlord::keys::create_key

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::config::{CommandLine, Config, LogFormat, Role, Stop, Store, Tenants};
+use api::billing::Invoice;
+use api::config::{
+    BillingReport, CommandLine, Config, LogFormat, Role, Source, Stop, Store, Tenants,
+};
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
-use api::wiring::Service;
-use api::{Api, archive, demo, docs, first_minutes, server, verify};
+use api::wiring::billing::{Received, now, take};
+use api::wiring::{Service, broker};
+use api::{Api, archive, asyncapi, billing, demo, docs, first_minutes, server, verify};
 use application::error::causes;
+use domain::billing::Period;
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
 const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";
+/// What is not logged whatever `RUST_LOG` says: the broker's library shows every message that comes
+/// back, and at its finest the login. What it has to say the publisher says.
+const LOG_NEVER: [&str; 3] = ["lapin=off", "amq_protocol=off", "async_rs=off"];
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -45,6 +53,7 @@ fn main() -> ExitCode {
 fn run(line: &CommandLine) -> anyhow::Result<()> {
     match line.role() {
         Role::Openapi => print(&docs::contract_text()),
+        Role::Asyncapi => print(&asyncapi::contract_text()),
         Role::Verify { file } => return check(&file),
         Role::Serve => block_on(serve(line, false))?,
         Role::Demo => block_on(serve(line, true))?,
@@ -54,6 +63,7 @@ fn run(line: &CommandLine) -> anyhow::Result<()> {
         Role::Tenants(Tenants::Move { tenant, shard }) => {
             block_on(move_tenant(line, &tenant, &shard))?;
         }
+        Role::BillingReport(report) => block_on(billing_report(line, &report))?,
         Role::Rebuild { view, tenant } => block_on(rebuild(line, &view, tenant))?,
     }
     Ok(())
@@ -69,7 +79,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
     meter::install();
     let config = &line.config;
-    let service = open(line).await?;
+    let service = open_with(line, broker::address(&config.broker)?).await?;
     let configured = match demo {
         true => Some(demo::landlord_key(config)),
         false => config.landlord_api_key(),
@@ -146,6 +156,7 @@ async fn import_all(line: &CommandLine, from: &Path, service: &Service) -> anyho
         &Store::Sqlite(from.into()),
         &line.config.limits,
         line.config.migrate,
+        None,
     )
     .await?;
     let done = archive::import_all(&source.application, &service.application, &Terminal).await;
@@ -159,6 +170,50 @@ async fn move_tenant(line: &CommandLine, tenant: &str, shard: &str) -> anyhow::R
     let done = maintenance::move_tenant(&service, tenant, shard, stop, &Terminal).await;
     service.stop().await;
     Ok(done?)
+}
+
+async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::Result<()> {
+    let period = report.period().map_err(anyhow::Error::msg)?;
+    if let Some(period) = period {
+        billing::require_begun(period, now())?;
+    }
+    let source = report.source();
+    let dead = match source {
+        Source::Queue | Source::QueueForEver => {
+            let for_ever = source == Source::QueueForEver;
+            let stop = stop_on_signal()?;
+            let dead = take(&line.config.broker, report, for_ever, &stop, &Terminal).await?;
+            if stop.is_cancelled() && !for_ever {
+                anyhow::bail!("stopped before the queue was empty; what was taken is kept");
+            }
+            dead
+        }
+        Source::File | Source::Ledgers => None,
+    };
+    match period {
+        Some(period) if source == Source::Ledgers => recount(line, report, period).await,
+        Some(period) => report_received(report, period, dead.unwrap_or(0)).await,
+        None => Ok(()),
+    }
+}
+
+async fn report_received(report: &BillingReport, period: Period, dead: u32) -> anyhow::Result<()> {
+    let received = Received::open(&report.file).await?;
+    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
+    let (tenant, teller) = (report.tenant, &Terminal);
+    let reported = billing::from_received(&received, &mut invoice, tenant, dead, teller).await;
+    invoice.end()?;
+    Ok(reported?)
+}
+
+async fn recount(line: &CommandLine, report: &BillingReport, period: Period) -> anyhow::Result<()> {
+    let service = open(line).await?;
+    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
+    let application = &service.application;
+    let counted = billing::from_ledgers(application, &mut invoice, report.tenant, &Terminal).await;
+    service.stop().await;
+    invoice.end()?;
+    Ok(counted?)
 }
 
 /// Results on standard output, everything else on standard error.
@@ -187,9 +242,14 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Only who serves publishes.
 async fn open(line: &CommandLine) -> anyhow::Result<Service> {
+    open_with(line, None).await
+}
+
+async fn open_with(line: &CommandLine, broker: Option<broker::Address>) -> anyhow::Result<Service> {
     let migrate = line.config.migrate || matches!(line.role(), Role::Migrate);
-    Service::open(&line.store(), &line.config.limits, migrate)
+    Service::open(&line.store(), &line.config.limits, migrate, broker)
         .await
         .context("STORE")
 }
@@ -215,6 +275,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let never = LOG_NEVER.iter().filter_map(|target| target.parse().ok());
+    let filter = never.fold(filter, EnvFilter::add_directive);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

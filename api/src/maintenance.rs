@@ -129,7 +129,7 @@ pub async fn rebuild(
     tenant: Option<TenantId>,
     teller: &dyn Teller,
 ) -> Result<(), Failed> {
-    if !application.subscribers.knows(view) {
+    if !application.subscribers.is_read_model(view) {
         return Err(Failed::UnknownView(view.to_owned()));
     }
     let tenants = match tenant {

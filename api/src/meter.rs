@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use application::subscribers::{FollowerState, Subscribers};
 use axum::http::{Method, StatusCode};
-use metrics::{Counter, Histogram, counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// The upper bounds of the duration histograms, in seconds.
@@ -177,7 +180,7 @@ fn recorder() -> Option<&'static PrometheusHandle> {
 }
 
 fn describe() {
-    metrics::describe_counter!("http_requests_total", "Requests answered");
+    describe_counter!("http_requests_total", "Requests answered");
     describe_histogram!(
         "http_request_duration_seconds",
         "From the request's head to the answer's"
@@ -192,10 +195,32 @@ fn describe() {
         "subscriber_lag_events_max",
         "Events not yet handled, of the tenant furthest behind"
     );
+    describe_broker();
     describe_gauge!(
         "subscriber_stopped_tenants",
         "Tenants for which a subscriber stands still until resumed"
     );
+}
+
+fn describe_broker() {
+    describe_counter!(
+        "broker_messages_published_total",
+        "Messages that the broker has confirmed"
+    );
+    describe_counter!(
+        "broker_messages_unroutable_total",
+        "Messages that no queue was bound to, by type; they are published all the same"
+    );
+    describe_counter!(
+        "broker_batches_repeated_total",
+        "Batches that were not confirmed, and so are published again"
+    );
+    describe_counter!(
+        "broker_connections_lost_total",
+        "Connections to the broker that ended"
+    );
+    describe_gauge!("broker_connected", "Whether there is a connection");
+    describe_gauge!("broker_blocked", "Whether the broker takes no messages");
 }
 
 /// Does [`upkeep`] every now and then.

@@ -16,6 +16,7 @@ use application::ports::Unavailable;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use domain::card::CardRefusal;
+use domain::catalogue::CatalogueRefusal;
 use domain::entitlements::Standing;
 use domain::ids::TenantId;
 use domain::subscription::SubscriptionRefusal;
@@ -274,6 +275,8 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::Card(refusal) => refusal.into(),
             Refusal::Subscription(refusal) => refusal.into(),
+            Refusal::Catalogue(refusal) => refusal.into(),
+            Refusal::FeatureDisabled { .. } => Self::new(Code::FeatureDisabled, detail),
             Refusal::NotAdmitted { tenant, refusal } => not_admitted(tenant, refusal),
             Refusal::UpgradeRequired {
                 tenant,
@@ -297,6 +300,7 @@ impl From<Refusal> for Problem {
             Refusal::NoShards => Self::new(Code::NoShards, detail),
             Refusal::ShardExists => Self::new(Code::ShardExists, detail),
             Refusal::SlugTaken => Self::new(Code::SlugTaken, detail),
+            Refusal::AuditRunning => Self::new(Code::AuditRunning, detail),
         }
     }
 }
@@ -321,9 +325,48 @@ impl From<SubscriptionRefusal> for Problem {
         match refusal {
             SubscriptionRefusal::NotStarted
             | SubscriptionRefusal::AlreadyStarted
+            | SubscriptionRefusal::AlreadyOnPlan(_)
             | SubscriptionRefusal::Cancelled => Self::new(Code::InvalidTransition, detail),
+            SubscriptionRefusal::PlanChangesBlocked(_) => {
+                Self::new(Code::PlanChangesBlocked, detail)
+            }
+            SubscriptionRefusal::TrialUsed(_) => Self::new(Code::TrialUsed, detail),
+            SubscriptionRefusal::TrialRunning(_) => Self::new(Code::TrialRunning, detail),
+            SubscriptionRefusal::NoTrial => Self::new(Code::NoTrial, detail),
+            SubscriptionRefusal::NothingScheduled => Self::new(Code::NothingScheduled, detail),
             SubscriptionRefusal::NotGranted(_) => Self::new(Code::FeatureNotGranted, detail),
             SubscriptionRefusal::ExpiryNotInFuture => expiry_not_in_future(),
+            SubscriptionRefusal::EffectiveNotInFuture => {
+                invalid("effective", "not_in_future", detail)
+            }
+            SubscriptionRefusal::EffectiveTooFar => invalid("effective", "too_far", detail),
+            SubscriptionRefusal::TrialDays => invalid("days", "out_of_range", detail),
+            SubscriptionRefusal::GraceDays => invalid("grace_days", "out_of_range", detail),
+        }
+    }
+}
+
+impl From<CatalogueRefusal> for Problem {
+    fn from(refusal: CatalogueRefusal) -> Self {
+        let detail = refusal.to_string();
+        let invalid = |field: String, code: &'static str| {
+            Self::validation(vec![FieldError::new(field, code, detail.clone())])
+        };
+        match &refusal {
+            CatalogueRefusal::UnknownFeature(slug) => {
+                invalid(format!("features.{slug}"), "unknown_feature")
+            }
+            CatalogueRefusal::FeatureIsArchived(slug) => {
+                invalid(format!("features.{slug}"), "feature_archived")
+            }
+            CatalogueRefusal::WrongValue(slug) => invalid(format!("features.{slug}"), "wrong_type"),
+            CatalogueRefusal::PriceLevelTooLow { .. } => invalid("price_level".into(), "too_low"),
+            CatalogueRefusal::UnknownModule(_) => invalid("module".into(), "unknown_module"),
+            CatalogueRefusal::KindIsFixed(_) => invalid("kind".into(), "immutable"),
+            CatalogueRefusal::UnknownPlan(_) => Self::not_found("plan"),
+            CatalogueRefusal::FeatureInUse { .. } => Self::new(Code::FeatureInUse, detail),
+            CatalogueRefusal::LimitHasNoSwitch(_) => Self::new(Code::NoKillSwitch, detail),
+            CatalogueRefusal::TooMany { .. } => Self::new(Code::CatalogueFull, detail),
         }
     }
 }
@@ -350,14 +393,18 @@ fn not_admitted(tenant: TenantId, refusal: AdmissionRefusal) -> Problem {
             Problem::new(Code::SubscriptionSuspended, "the subscription is suspended")
                 .missing(of_tenant)
         }
-        AdmissionRefusal::NotServed(Standing::Cancelled) => {
+        AdmissionRefusal::NotServed(Standing::Ended) => {
             Problem::new(Code::SubscriptionCancelled, "the subscription is over").missing(of_tenant)
         }
         // No payment fixes this: it is not established what the tenant may do.
-        AdmissionRefusal::NotServed(Standing::NotStarted | Standing::Good) => {
-            Problem::new(Code::Unavailable, "the subscription has not begun")
-        }
+        AdmissionRefusal::NotServed(
+            Standing::NotStarted | Standing::Good | Standing::Grace | Standing::Cancelled,
+        ) => Problem::new(Code::Unavailable, "the subscription has not begun"),
     }
+}
+
+fn invalid(field: &'static str, code: &'static str, detail: String) -> Problem {
+    Problem::validation(vec![FieldError::new(field, code, detail)])
 }
 
 fn expiry_not_in_future() -> Problem {

@@ -5,6 +5,8 @@
 //! may come in). Starting finishes what a crash interrupted and sets the subscribers and the
 //! timer going; stopping undoes that in the opposite order.
 
+pub mod billing;
+pub mod broker;
 mod embedded;
 mod postgres;
 
@@ -12,28 +14,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use application::Application;
+use application::catalogue::{CurrentCatalogue, follow_catalogue};
 use application::doorbell::Doorbell;
 use application::error::Error;
 use application::keys::{ApiKey, KeyRing, Secret};
+use application::migrations::run_migrations;
 use application::moves::Mover;
 use application::news::{LandlordNews, follow_news};
 use application::ports::shards::ShardDatabases;
+use application::ports::usage::{LedgerCounts, ProcessStates};
 use application::ports::{Clock, Landlord, Subscriber, TenantStores, Unavailable};
 use application::processes::{finish_half_made, run_timer};
 use application::scope::Role;
 use application::shards::Shards;
 use application::subscribers::Subscribers;
 use application::tenants::Directory;
+use application::thresholds::ThresholdProcess;
+use application::usage_audits::Auditor;
+use application::usage_audits::nightly::{TimeOfDay, run_usage_audits};
 use async_trait::async_trait;
-use domain::catalogue::Catalogue;
 use domain::event::Decoder;
-use domain::ids::{KeyId, Slug};
+use domain::ids::{KeyId, Slug, TenantId};
 use domain::text::DisplayName;
 use futures::future::BoxFuture;
 use infrastructure::clock::{SystemClock, SystemRandom};
 use infrastructure::database::Older;
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::projections::landlord::LandlordReadModel;
+use infrastructure::rabbitmq::BrokerPublisher;
+use infrastructure::rabbitmq::address::Address;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -49,9 +58,12 @@ pub struct Service {
     pub application: Arc<Application>,
     /// What moves tenants; none on the embedded store.
     pub mover: Option<Mover>,
+    publisher: Option<Arc<BrokerPublisher>>,
     engine: Arc<dyn Engine>,
+    doorbell: Doorbell,
     news: LandlordNews,
     sweep_interval: Duration,
+    usage_audit_at: Option<TimeOfDay>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -67,6 +79,8 @@ struct Adapters {
     landlord: Arc<LandlordDatabase>,
     overviews: Arc<LandlordReadModel>,
     stores: Arc<dyn TenantStores>,
+    counts: Arc<dyn LedgerCounts>,
+    process_states: Arc<dyn ProcessStates>,
     cards: Arc<dyn Subscriber>,
     engine: Arc<dyn Engine>,
 }
@@ -93,12 +107,18 @@ pub enum LandlordKey {
 
 impl Service {
     /// Opens everything in `store`. Schemas that are older than this program are brought up to date
-    /// if it is to `migrate`, and refused otherwise.
+    /// if it is to `migrate`, and refused otherwise. Everything is published to `broker`, if there is
+    /// one, once it is started.
     ///
     /// # Errors
     ///
     /// What cannot be had, and why.
-    pub async fn open(store: &Store, limits: &Limits, migrate: bool) -> Result<Self, Unavailable> {
+    pub async fn open(
+        store: &Store,
+        limits: &Limits,
+        migrate: bool,
+        broker: Option<Address>,
+    ) -> Result<Self, Unavailable> {
         let older = match migrate {
             true => Older::Migrate,
             false => Older::Refuse,
@@ -112,14 +132,17 @@ impl Service {
             }
         };
         let overviews = adapters.overviews;
-        let subscribers: Vec<Arc<dyn Subscriber>> =
-            vec![adapters.cards, Arc::clone(&overviews) as _];
+        let thresholds = Arc::new(ThresholdProcess::new(adapters.process_states));
+        let mut subscribers: Vec<Arc<dyn Subscriber>> =
+            vec![adapters.cards, Arc::clone(&overviews) as _, thresholds];
+        let publisher = broker.map(|address| Arc::new(BrokerPublisher::new(address)));
+        subscribers.extend(publisher.clone().map(|it| it as _));
         let stores = adapters.stores;
         let subscribers = Subscribers::new(
             subscribers,
             Arc::clone(&stores),
             &clock,
-            doorbell,
+            doorbell.clone(),
             limits.sweep_interval,
         );
         let application = Application {
@@ -130,19 +153,27 @@ impl Service {
             shards: adapters.shards,
             shard_databases: adapters.shard_databases,
             keys: KeyRing::new(adapters.landlord.keys().await?),
+            auditor: Auditor::new(Arc::clone(&adapters.landlord) as _, adapters.counts),
             landlord: adapters.landlord,
             agenda: Arc::clone(&overviews) as _,
             overviews,
-            catalogue: Catalogue::standard(),
+            catalogue: CurrentCatalogue::default(),
             decoder: Decoder::default(),
             subscribers: Arc::new(subscribers),
         };
+        if migrate {
+            application.stores.create(TenantId::LANDLORD).await?;
+        }
+        application.open_catalogue().await?;
         Ok(Self {
             application: Arc::new(application),
             mover: adapters.mover,
+            publisher,
             engine: adapters.engine,
+            doorbell,
             news: adapters.news,
             sweep_interval: limits.sweep_interval,
+            usage_audit_at: limits.usage_audit_at.time(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -192,6 +223,9 @@ impl Service {
     /// Starts subscribers and timer, and what finishes tenants that were left half made. Waits for
     /// no store.
     pub fn start(&self) {
+        if let Some(publisher) = &self.publisher {
+            publisher.start();
+        }
         // First the subscribers: a store rings once when it is opened, and they must hear it.
         let application = &self.application;
         application.subscribers.start(&application.directory);
@@ -203,8 +237,17 @@ impl Service {
         let (application, stop) = of();
         self.tasks.spawn(run_timer(application, stop));
         let (application, stop) = of();
+        let at = self.usage_audit_at;
+        self.tasks.spawn(run_usage_audits(application, at, stop));
+        let (application, stop) = of();
         self.tasks
             .spawn(follow_news(application, self.news.clone(), stop));
+        let (application, stop) = of();
+        let rings = self.doorbell.listen_for(TenantId::LANDLORD);
+        self.tasks.spawn(follow_catalogue(application, rings, stop));
+        let (application, stop) = of();
+        self.tasks
+            .spawn(run_migrations(application, interval, stop));
         self.tasks.close();
     }
 
@@ -227,12 +270,18 @@ impl Service {
         })
     }
 
-    /// Stops the timer, then the subscribers, then closes the stores.
+    /// Stops the timer, then the subscribers, then closes the broker's connection and the stores.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(publisher) = &self.publisher {
+            publisher.stop();
+        }
         self.application.subscribers.stop().await;
+        if let Some(publisher) = &self.publisher {
+            publisher.close().await;
+        }
         self.engine.close().await;
     }
 }

@@ -161,6 +161,19 @@ pub struct CardPage {
     pub next: Option<CardCursor>,
 }
 
+/// A card whose time is over, as far as it takes to record that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DueCard {
+    /// Which.
+    pub id: CardId,
+    /// Where it is in its life.
+    pub status: Status,
+    /// When its time was over.
+    pub expires_at: DateTime<Utc>,
+    /// How many events it has.
+    pub version: Version,
+}
+
 impl Application {
     /// Issues a card.
     pub async fn issue_card(&self, command: &Command, new: NewCard) -> Result<Done<Card>, Error> {

@@ -15,9 +15,10 @@ use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, EventEnvelope, EventStore,
 };
 use domain::card::DigitalCard;
+use domain::catalogue::Catalogue;
 use domain::event::{AggregateKind, Decoder, Event, Metadata};
 use domain::ids::{Position, Version};
-use domain::subscription::TenantSubscription;
+use domain::subscription::{Attribution, TenantSubscription};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -125,6 +126,7 @@ impl Application {
             decoder: &self.decoder,
             known_new,
             if_match,
+            attribution: metadata.attribution(),
             staged: Mutex::new(None),
         };
         let framework = CqrsFramework::new(&staging, vec![], ());
@@ -158,11 +160,15 @@ pub(crate) struct Staged<A> {
     pub stream: StreamAppend,
 }
 
-/// The aggregates that live in a tenant's ledger.
+/// The aggregates that live in a ledger.
 pub(crate) trait InLedger: Aggregate<Services = (), Command: Send> + Clone {
     const KIND: AggregateKind;
     fn own(event: Event) -> Option<Self::Event>;
     fn wrap(event: Self::Event) -> Event;
+    /// The event as asked for by somebody, where it says so itself.
+    fn attributed(event: Self::Event, _asker: &Attribution) -> Self::Event {
+        event
+    }
 }
 
 impl InLedger for DigitalCard {
@@ -171,7 +177,7 @@ impl InLedger for DigitalCard {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Card(event) => Some(event),
-            Event::Subscription(_) => None,
+            Event::Subscription(_) | Event::Catalogue(_) | Event::Usage(_) => None,
         }
     }
 
@@ -186,12 +192,31 @@ impl InLedger for TenantSubscription {
     fn own(event: Event) -> Option<Self::Event> {
         match event {
             Event::Subscription(event) => Some(event),
-            Event::Card(_) => None,
+            Event::Card(_) | Event::Catalogue(_) | Event::Usage(_) => None,
         }
     }
 
     fn wrap(event: Self::Event) -> Event {
         Event::Subscription(event)
+    }
+
+    fn attributed(event: Self::Event, asker: &Attribution) -> Self::Event {
+        event.attributed_to(asker)
+    }
+}
+
+impl InLedger for Catalogue {
+    const KIND: AggregateKind = AggregateKind::Catalogue;
+
+    fn own(event: Event) -> Option<Self::Event> {
+        match event {
+            Event::Catalogue(event) => Some(event),
+            Event::Card(_) | Event::Subscription(_) | Event::Usage(_) => None,
+        }
+    }
+
+    fn wrap(event: Self::Event) -> Event {
+        Event::Catalogue(event)
     }
 }
 
@@ -201,6 +226,7 @@ struct Staging<'a, A> {
     decoder: &'a Decoder,
     known_new: bool,
     if_match: Option<Version>,
+    attribution: Attribution,
     staged: Mutex<Option<Staged<A>>>,
 }
 
@@ -279,6 +305,8 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
         let metadata = serde_json::to_string(&sorted)
             .map_err(|error| AggregateError::UnexpectedError(Box::new(error)))?;
         let mut aggregate = loaded.aggregate;
+        let attributed = |event| A::attributed(event, &self.attribution);
+        let events: Vec<_> = events.into_iter().map(attributed).collect();
         for event in &events {
             aggregate.apply(event.clone());
         }

@@ -20,6 +20,8 @@ pub struct Doorbell {
 struct Listening {
     shared: Weak<Shared>,
     reach: Reach,
+    /// The one tenant that it wants to hear of; all, if `None`.
+    only: Option<TenantId>,
 }
 
 /// What a listener wants to hear.
@@ -62,7 +64,8 @@ impl Doorbell {
             let Some(mailbox) = listening.shared.upgrade() else {
                 return false;
             };
-            if hears(listening.reach) {
+            let of_interest = listening.only.is_none_or(|only| only == tenant);
+            if of_interest && hears(listening.reach) {
                 mailbox.put(tenant, position);
             }
             true
@@ -71,19 +74,25 @@ impl Doorbell {
 
     /// A new listener, which hears every ring from now on.
     pub fn listen(&self) -> Mailbox {
-        self.add(Reach::Everything)
+        self.add(Reach::Everything, None)
+    }
+
+    /// A new listener, which hears every ring for this tenant from now on.
+    pub fn listen_for(&self, tenant: TenantId) -> Mailbox {
+        self.add(Reach::Everything, Some(tenant))
     }
 
     /// A new listener that tells the other nodes what this one rings.
     pub fn relay(&self) -> Mailbox {
-        self.add(Reach::ThisNode)
+        self.add(Reach::ThisNode, None)
     }
 
-    fn add(&self, reach: Reach) -> Mailbox {
+    fn add(&self, reach: Reach, only: Option<TenantId>) -> Mailbox {
         let shared = Arc::<Shared>::default();
         let listening = Listening {
             shared: Arc::downgrade(&shared),
             reach,
+            only,
         };
         self.mailboxes
             .lock()

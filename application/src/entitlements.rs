@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::catalogue::{FeatureSlug, Module, PlanKey};
+use domain::catalogue::{FeatureSlug, Kill, Module, PlanKey};
 use domain::entitlements::{Entitlement, Standing};
 use domain::ids::{Position, TenantId, Version};
 use domain::usage::{AdmissionRefusal, Usage};
+use domain::verdict::{Verdict, verdict};
 
 use crate::Application;
 use crate::error::{Error, Refusal};
@@ -33,6 +34,8 @@ pub struct TenantEntitlements {
     pub standing: Standing,
     /// Every right.
     pub features: BTreeMap<FeatureSlug, Entitlement>,
+    /// Those of them that are off for everybody.
+    pub killed: BTreeMap<FeatureSlug, Kill>,
     /// The ledger position up to which this is.
     pub as_of: Position,
     /// The version of the subscription.
@@ -57,6 +60,8 @@ pub struct ModuleState {
 pub enum Lock {
     /// A plan of this price level unlocks it.
     PriceLevel(u32),
+    /// Some of it is off for everybody.
+    Killed,
     /// The tenant is not served.
     Standing(Standing),
 }
@@ -85,12 +90,19 @@ impl Application {
             .subscription
             .terms()
             .ok_or(Error::NotFound("subscription"))?;
+        let features = head.subscription.entitlements(now);
+        let edition = self.catalogue.current();
+        let killed = edition.catalogue.kills.iter();
+        let killed = killed.filter(|(slug, _)| features.contains_key(*slug));
         Ok(TenantEntitlements {
             tenant: scope.own_tenant()?,
-            plan: terms.plan.key.clone(),
-            price_level: terms.plan.price_level,
+            plan: terms.plan_at(now).key.clone(),
+            price_level: head.subscription.price_level(now),
             standing: head.subscription.standing(now),
-            features: head.subscription.entitlements(now),
+            killed: killed
+                .map(|(slug, kill)| (slug.clone(), kill.clone()))
+                .collect(),
+            features,
             as_of: head.position,
             version: head.subscription_version,
         })
@@ -106,21 +118,32 @@ impl Application {
         let head = self.head(scope, at_least).await?;
         let now = self.clock.now();
         let standing = head.subscription.standing(now);
+        let edition = Arc::clone(&self.catalogue.current());
+        let catalogue = &edition.catalogue;
         let module_state = |module: &Module| {
-            let (mut features, mut missing) = (Vec::new(), false);
-            for feature in self.catalogue.features.values() {
-                if feature.module.as_deref() != Some(&module.key) {
+            let (mut features, mut missing, mut killed) = (Vec::new(), false, false);
+            for feature in catalogue.features.values() {
+                let slug = &feature.slug;
+                if feature.module.as_ref() != Some(&module.key) {
                     continue;
                 }
-                match head.subscription.entitlement(feature.slug.as_str(), now) {
-                    Some(_) => features.push(feature.slug.clone()),
+                match head.subscription.value(slug.as_str(), now) {
+                    Some(_) if catalogue.killed(slug.as_str()).is_some() => killed = true,
+                    Some(_) => features.push(slug.clone()),
+                    // Who lacks what is not for sale any more lacks nothing.
+                    None if catalogue.archived_features.contains(slug) => {}
                     None => missing = true,
                 }
             }
-            let locked = match (missing, standing) {
+            // A module without features is one that nobody has yet.
+            let missing = missing || (features.is_empty() && !killed);
+            let locked = match (missing, killed) {
                 (true, _) => Some(Lock::PriceLevel(module.price_level)),
-                (false, Standing::Good) => None,
-                (false, standing) => Some(Lock::Standing(standing)),
+                (false, true) => Some(Lock::Killed),
+                (false, false) if standing.blocks_level(module.price_level) => {
+                    Some(Lock::Standing(standing))
+                }
+                (false, false) => None,
             };
             ModuleState {
                 module: module.clone(),
@@ -129,7 +152,7 @@ impl Application {
                 locked,
             }
         };
-        Ok(self.catalogue.modules.iter().map(module_state).collect())
+        Ok(catalogue.modules.iter().map(module_state).collect())
     }
 
     /// How many cards the asker's tenant has, at position `at_least` or after it.
@@ -158,36 +181,47 @@ impl Application {
     ) -> Result<(), Error> {
         let tenant = store.tenant;
         let head = store.ledger.head();
-        match head.subscription.standing(now) {
-            Standing::Good => {}
-            other => {
-                let refusal = AdmissionRefusal::NotServed(other);
-                return Err(Refusal::NotAdmitted { tenant, refusal }.into());
+        let edition = self.catalogue.current();
+        let refusal = match verdict(&edition.catalogue, &head.subscription, feature, now) {
+            Verdict::Granted(_) => return Ok(()),
+            Verdict::Killed(kill) => Refusal::FeatureDisabled {
+                feature: feature.to_owned(),
+                kill: kill.clone(),
+            },
+            Verdict::NotServed(standing) => Refusal::NotAdmitted {
+                tenant,
+                refusal: AdmissionRefusal::NotServed(standing),
+            },
+            Verdict::Expired | Verdict::NotInPlan | Verdict::Unknown => {
+                let for_sale = edition.catalogue.feature(feature).ok_or_else(|| {
+                    Error::Internal(format!("the catalogue has no feature {feature}"))
+                })?;
+                Refusal::UpgradeRequired {
+                    tenant,
+                    feature: feature.to_owned(),
+                    required_level: for_sale.price_level,
+                    current_level: head.subscription.price_level(now),
+                }
             }
-        }
-        if head.subscription.entitlement(feature, now).is_some() {
-            return Ok(());
-        }
-        let for_sale = self
-            .catalogue
-            .feature(feature)
-            .ok_or_else(|| Error::Internal(format!("the catalogue has no feature {feature}")))?;
-        Err(Refusal::UpgradeRequired {
-            tenant,
-            feature: feature.to_owned(),
-            required_level: for_sale.price_level,
-            current_level: head.subscription.price_level(),
-        }
-        .into())
+        };
+        Err(refusal.into())
+    }
+
+    /// The head of the asker's tenant, at position `at_least` or after it.
+    pub(crate) async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
+        let store = self.tenant_store(scope, READ).await?;
+        Self::head_at(&store, at_least).await
     }
 
     /// A position that nobody has told this node of is either in the store or nowhere.
-    async fn head(&self, scope: &Scope, at_least: Position) -> Result<Arc<Head>, Error> {
-        let ledger = &self.tenant_store(scope, READ).await?.ledger;
-        if ledger.head().position < at_least {
-            ledger.heard(at_least).await?;
+    pub(crate) async fn head_at(
+        store: &TenantStore,
+        at_least: Position,
+    ) -> Result<Arc<Head>, Error> {
+        if store.ledger.head().position < at_least {
+            store.ledger.heard(at_least).await?;
         }
-        let head = ledger.head();
+        let head = store.ledger.head();
         match head.position < at_least {
             true => Err(Error::Behind { position: at_least }),
             false => Ok(head),

@@ -2,7 +2,7 @@
 //! and a stable code, exhaustively.
 
 use domain::card::CardRefusal;
-use domain::catalogue::FeatureSlug;
+use domain::catalogue::{CatalogueRefusal, FeatureSlug, Kill, PlanKey};
 use domain::ids::{TenantId, Version};
 use domain::subscription::SubscriptionRefusal;
 use domain::usage::AdmissionRefusal;
@@ -66,6 +66,17 @@ pub enum Refusal {
     /// The subscription's life.
     #[error(transparent)]
     Subscription(#[from] SubscriptionRefusal),
+    /// The rules of the catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueRefusal),
+    /// The landlord has switched the feature off for everybody.
+    #[error("{feature} is switched off since {since}{why}", since = kill.since, why = because(kill))]
+    FeatureDisabled {
+        /// The feature asked for.
+        feature: String,
+        /// Since when and why.
+        kill: Kill,
+    },
     /// The quota, or a tenant that is not served.
     #[error("{refusal}")]
     NotAdmitted {
@@ -111,6 +122,14 @@ pub enum Refusal {
     /// Another tenant has this slug.
     #[error("the slug is taken")]
     SlugTaken,
+    /// A usage audit is running.
+    #[error("a usage audit is running")]
+    AuditRunning,
+}
+
+fn because(kill: &Kill) -> String {
+    let reason = kill.reason.as_ref();
+    reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 /// An error with its causes, on one line.
@@ -141,6 +160,36 @@ impl Error {
         }
     }
 
+    /// There is no plan of this name.
+    pub fn unknown_plan(plan: &PlanKey) -> Self {
+        Refusal::Invalid {
+            field: "plan",
+            code: "unknown_plan",
+            detail: format!("there is no plan {plan}"),
+        }
+        .into()
+    }
+
+    /// The plan is out of sale.
+    pub fn archived_plan(plan: &PlanKey) -> Self {
+        Refusal::Invalid {
+            field: "plan",
+            code: "plan_archived",
+            detail: format!("the plan {plan} is not for sale any more"),
+        }
+        .into()
+    }
+
+    /// The feature is out of sale.
+    pub fn archived_feature(slug: &FeatureSlug) -> Self {
+        Refusal::Invalid {
+            field: "slug",
+            code: "feature_archived",
+            detail: format!("the feature {slug} is not for sale any more"),
+        }
+        .into()
+    }
+
     /// There is nothing of this name to sell.
     pub fn unknown_feature(slug: &FeatureSlug) -> Self {
         Refusal::Invalid {
@@ -158,6 +207,12 @@ impl From<CardRefusal> for Error {
             CardRefusal::NotIssued => Self::NotFound("card"),
             other => Self::Refused(Refusal::Card(other)),
         }
+    }
+}
+
+impl From<CatalogueRefusal> for Error {
+    fn from(refusal: CatalogueRefusal) -> Self {
+        Self::Refused(Refusal::Catalogue(refusal))
     }
 }
 

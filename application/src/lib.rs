@@ -7,20 +7,29 @@
 //! read model. A query reads a read model; it never changes anything.
 
 pub mod cards;
+pub mod catalogue;
+pub mod checks;
 pub mod entitlements;
+pub mod migrations;
 pub mod subscriptions;
 pub mod tenants;
 
 pub mod archive;
 pub mod audit;
+pub mod billing;
 pub mod keys;
 pub mod moves;
 pub mod shards;
+
+pub mod messages;
+pub mod republish;
 
 pub mod doorbell;
 pub mod news;
 pub mod processes;
 pub mod subscribers;
+pub mod thresholds;
+pub mod usage_audits;
 
 pub mod commands;
 pub mod error;
@@ -29,9 +38,9 @@ pub mod scope;
 
 use std::sync::Arc;
 
-use domain::catalogue::Catalogue;
 use domain::event::Decoder;
 
+use crate::catalogue::CurrentCatalogue;
 use crate::keys::KeyRing;
 use crate::ports::agenda::Agenda;
 use crate::ports::shards::ShardDatabases;
@@ -39,6 +48,7 @@ use crate::ports::{Clock, Landlord, LandlordView, Random, TenantStores};
 use crate::shards::Shards;
 use crate::subscribers::Subscribers;
 use crate::tenants::Directory;
+use crate::usage_audits::Auditor;
 
 /// The use cases, and what they need. Built once, in the wiring.
 pub struct Application {
@@ -54,8 +64,8 @@ pub struct Application {
     pub overviews: Arc<dyn LandlordView>,
     /// When which tenant needs attention.
     pub agenda: Arc<dyn Agenda>,
-    /// What is for sale.
-    pub catalogue: Catalogue,
+    /// What is for sale, in memory.
+    pub catalogue: CurrentCatalogue,
     /// How stored events are read.
     pub decoder: Decoder,
     /// Which tenants exist, in memory.
@@ -68,4 +78,6 @@ pub struct Application {
     pub keys: KeyRing,
     /// Everything that follows the ledgers.
     pub subscribers: Arc<Subscribers>,
+    /// Who counts again.
+    pub auditor: Auditor,
 }

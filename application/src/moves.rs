@@ -4,7 +4,7 @@
 //! copy what is there           appends go on
 //! freeze the old ledger        appends are answered 503; reads go on
 //! copy the rest, verify        and all outcomes; the copy is frozen too
-//! build the read models
+//! build the read models        and carry the publisher's checkpoint
 //! switch the landlord's record nodes hear of it
 //! thaw the new ledger          appends go on, there
 //! drop the old ledger
@@ -237,6 +237,8 @@ impl<'a> Moving<'a> {
         }
         let told = |position| tell(format!("the cards are at position {position}"));
         places.build_read_models(&self.there, &told).await?;
+        // What is published from here on, until the switch, is published again.
+        places.carry_checkpoints(&self.here, &self.there).await?;
         if stopped() {
             return Err(MoveError::Stopped);
         }

@@ -5,9 +5,12 @@
 //! otherwise; what is merely data is a struct beside them.
 
 pub mod agenda;
+pub mod checkpoints;
 pub mod moves;
 pub mod restore;
 pub mod shards;
+mod subscriber;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -21,8 +24,10 @@ use domain::subscription::TenantSubscription;
 use domain::usage::{AdmissionRefusal, Usage};
 use uuid::Uuid;
 
+use self::checkpoints::Checkpoints;
 use self::restore::{OutcomePage, RestoreError, RestoringStore, StoredOutcome};
-use crate::cards::{Card, CardFilter, CardPage};
+pub use self::subscriber::{HandlerError, Subscriber};
+use crate::cards::{Card, CardFilter, CardPage, DueCard};
 use crate::keys::ApiKey;
 use crate::shards::Shard;
 use crate::tenants::{Tenant, TenantFilter, TenantOverview, TenantPage};
@@ -96,6 +101,8 @@ pub struct TenantStore {
     pub ledger: Arc<dyn Ledger>,
     /// The read model of the cards.
     pub cards: Arc<dyn CardsView>,
+    /// How far subscribers are whose effect is elsewhere.
+    pub checkpoints: Arc<dyn Checkpoints>,
 }
 
 /// A tenant's append-only history, with its counters.
@@ -320,7 +327,7 @@ pub trait CardsView: Send + Sync {
     /// The cards that match, a page of them.
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable>;
     /// Up to `limit` cards in circulation whose time was over by `now`, the longest overdue first.
-    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable>;
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, Unavailable>;
     /// When the next card in circulation is due to expire.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable>;
 }
@@ -442,52 +449,4 @@ pub trait LandlordView: Send + Sync {
     async fn tenant(&self, id: TenantId) -> Result<Option<TenantOverview>, Unavailable>;
     /// The tenants that match, a page of them.
     async fn list(&self, filter: &TenantFilter) -> Result<TenantPage, Unavailable>;
-}
-
-// --- subscribers ---------------------------------------------------------------------------
-
-/// Something that follows every ledger: a name, a checkpoint, a handler. The loop that drives it
-/// is in `subscribers.rs`.
-#[async_trait]
-pub trait Subscriber: Send + Sync {
-    /// Its name, in the checkpoint and for people: `cards`.
-    fn name(&self) -> &'static str;
-
-    /// The position up to which the tenant's events are handled.
-    async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable>;
-
-    /// Handles events in order and moves the checkpoint, both or neither. Events at or before
-    /// the checkpoint are passed over, so handling the same ones twice (two nodes, a crash) has
-    /// the effect of once. Answers the new checkpoint.
-    ///
-    /// # Errors
-    ///
-    /// [`HandlerError::Unavailable`] is tried again for as long as it takes;
-    /// [`HandlerError::Failed`] a few times, and then the subscriber stops for this tenant.
-    async fn handle(
-        &self,
-        tenant: &TenantStore,
-        events: &[Arc<RecordedEvent>],
-    ) -> Result<Position, HandlerError>;
-
-    /// Builds the effect anew from the first event beside the one in use, then swaps them.
-    /// Handling goes on meanwhile. Answers the checkpoint after the swap.
-    ///
-    /// `progress` is called with each position reached.
-    async fn rebuild(
-        &self,
-        tenant: &TenantStore,
-        progress: &(dyn Fn(Position) + Send + Sync),
-    ) -> Result<Position, HandlerError>;
-}
-
-/// Why a subscriber did not handle events.
-#[derive(Debug, thiserror::Error)]
-pub enum HandlerError {
-    /// A dependency did not answer; later it may.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// These events cannot be handled.
-    #[error("{0}")]
-    Failed(String),
 }

@@ -1,9 +1,10 @@
 //! Processes: what happens because time has passed.
 //!
 //! One timer sleeps until the next due moment of any tenant (no polling) and then records what
-//! was due: cards whose time is over expire, with the moment they were due. What was missed while
-//! the process was down is recorded at the next start. Rights that depend on time do not wait for
-//! this: they are evaluated against the clock.
+//! was due, with the moment it was due: ends of trials, add-ons, grace and subscriptions, scheduled
+//! plan changes, and cards whose time is over. What was missed while the process was down is
+//! recorded at the next start. Rights that depend on time do not wait for this: they are evaluated
+//! against the clock. Every node has its timer; what one has recorded, no other records again.
 //!
 //! Tenants that were left half made, by a crash or because a store did not answer, are finished
 //! here too: slowly, as whoever makes one now needs no help.
@@ -11,27 +12,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
-use domain::card::{CardCommand, DigitalCard};
-use domain::event::Metadata;
-use domain::ids::{CardId, Position, TenantId};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::card::DigitalCard;
+use domain::event::{AggregateKind, Metadata};
+use domain::ids::{Position, TenantId};
 use futures::stream::{self, StreamExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::Application;
+use crate::cards::DueCard;
 use crate::error::Error;
-use crate::ports::{Append, AppendError, TenantStore, Unavailable};
+use crate::ports::{Append, AppendError, StreamAppend, TenantStore, Unavailable};
 use crate::subscribers::CARDS;
 use crate::tenants::Tenant;
 
-/// How many cards expire in one append.
+/// How many cards expire before other tenants have their turn.
+const EXPIRED_IN_A_TURN: usize = 1_000;
+/// How many cards expire in one append: few enough that traffic between them does not wait long.
 const EXPIRED_AT_A_TIME: usize = 200;
 /// The longest sleep: bounds what a change of the wall clock can delay.
 const SLEEP_MAX: Duration = Duration::from_secs(600);
 /// The pause after the agenda itself could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a tenant whose cards could not be expired is left alone.
+/// How long a tenant of whom nothing could be recorded is left alone.
 const POSTPONEMENT: TimeDelta = TimeDelta::minutes(1);
 /// How many half-made tenants are finished at a time.
 const HALF_MADE_AT_A_TIME: usize = 8;
@@ -98,7 +102,7 @@ impl Application {
             .await;
     }
 
-    fn metadata_of(&self, process: &str) -> Metadata {
+    pub(crate) fn metadata_of(&self, process: &str) -> Metadata {
         let cause = self.random.id().to_string();
         Metadata {
             actor: process.to_owned(),
@@ -118,7 +122,7 @@ impl Application {
             {
                 return Ok(ahead.min(SLEEP_MAX));
             }
-            if let Err(error) = self.expire_due_cards(tenant).await {
+            if let Err(error) = self.record_due(tenant).await {
                 // One tenant's trouble must not hold up the others.
                 tracing::warn!(%tenant, error = &error as &dyn std::error::Error, "postponed");
                 let later = self.clock.now() + POSTPONEMENT;
@@ -129,44 +133,69 @@ impl Application {
         Ok(SLEEP_MAX)
     }
 
-    /// Expires every card of a tenant whose time is over.
-    pub async fn expire_due_cards(&self, tenant: TenantId) -> Result<(), Error> {
+    /// Records what is due of a tenant: of its subscription, and of [`EXPIRED_IN_A_TURN`] cards.
+    /// With more of them it comes again, after those that wait longer by then.
+    async fn record_due(&self, tenant: TenantId) -> Result<(), Error> {
         let store = self.known_store(tenant).await?;
-        loop {
-            let as_of = store.ledger.head().position;
-            self.subscribers.reached(CARDS, &store, as_of).await?;
-            let due = store.cards.due(self.clock.now(), EXPIRED_AT_A_TIME).await?;
-            if due.is_empty() {
-                let next = store.cards.next_due().await?;
-                self.agenda.replace(tenant, as_of, next).await?;
-                return Ok(());
-            }
-            self.expire(&store, &due).await?;
+        // Another node may have changed the subscription a moment ago.
+        store.ledger.heard(0).await?;
+        self.record_due_of_subscription(&store).await?;
+        let head = store.ledger.head();
+        let as_of = head.position;
+        self.subscribers.reached(CARDS, &store, as_of).await?;
+        let now = self.clock.now();
+        let due = store.cards.due(now, EXPIRED_IN_A_TURN).await?;
+        for cards in due.chunks(EXPIRED_AT_A_TIME) {
+            self.expire(&store, cards, now).await?;
         }
+        let next = match due.is_empty() {
+            false => Some(now),
+            true => {
+                let of_cards = store.cards.next_due().await?;
+                let of_subscription = head.subscription.next_due();
+                of_cards.into_iter().chain(of_subscription).min()
+            }
+        };
+        Ok(self.agenda.replace(tenant, as_of, next).await?)
     }
 
-    async fn expire(&self, store: &TenantStore, due: &[CardId]) -> Result<(), Error> {
-        let metadata = self.metadata_of("card-expiry");
-        let mut append = Append::default();
-        for id in due {
-            let command = CardCommand::Expire {
-                at: self.clock.now(),
-            };
-            let id = id.to_string();
-            let staged = self
-                .stage::<DigitalCard>(store, &id, false, command, metadata.clone(), None)
-                .await;
-            match staged {
-                Ok(staged) => append.streams.push(staged.stream),
-                // Renewed or ended meanwhile: nothing is due any more.
-                Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// Expires cards without loading each: its version in the read model tells whether anything
+    /// has happened to it since.
+    async fn expire(
+        &self,
+        store: &TenantStore,
+        due: &[DueCard],
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let metadata = serde_json::to_string(&self.metadata_of("card-expiry"))
+            .map_err(|error| Error::Internal(error.to_string()))?;
+        let expiry = |card: &DueCard| {
+            let expired = DigitalCard::expiry(card.status, card.expires_at, now)?;
+            Some(StreamAppend {
+                kind: AggregateKind::Card,
+                id: card.id.to_string(),
+                expected: card.version,
+                events: vec![expired.into()],
+                metadata: metadata.clone(),
+            })
+        };
+        let streams = due.iter().filter_map(expiry).collect();
+        self.append_unless_moved(store, streams).await
+    }
+
+    /// Records what time has done, unless somebody else has changed the same meanwhile: then what
+    /// is due is looked for again.
+    pub(crate) async fn append_unless_moved(
+        &self,
+        store: &TenantStore,
+        streams: Vec<StreamAppend>,
+    ) -> Result<(), Error> {
+        let append = Append {
+            streams,
+            idempotency: None,
+        };
         match store.ledger.append(append).await {
-            Ok(_) => Ok(()),
-            // One of the cards changed meanwhile: look again at what is due.
-            Err(AppendError::VersionConflict) => Ok(()),
+            Ok(_) | Err(AppendError::VersionConflict) => Ok(()),
             Err(error) => Err(Error::of_append(store.tenant, error)),
         }
     }

@@ -32,6 +32,11 @@ use crate::tenants::Directory;
 pub const CARDS: &str = "cards";
 /// The landlord's read models.
 pub const LANDLORD: &str = "landlord";
+/// The publisher to the broker.
+pub const BROKER: &str = "broker";
+
+/// The process that tells of thresholds.
+pub const THRESHOLDS: &str = "thresholds";
 
 /// How long a read waits for its read model.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -221,13 +226,16 @@ impl Subscribers {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is no subscriber of this name; what the subscriber says.
+    /// [`Error::NotFound`] if there is no read model of this name; what the subscriber says.
     pub async fn rebuild(
         &self,
         name: &str,
         tenant: TenantId,
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, Error> {
+        if !self.is_read_model(name) {
+            return Err(Error::NotFound("read model"));
+        }
         let line = self.line(name)?;
         let store = self.stores.open(tenant).await?;
         let position = match line.subscriber.rebuild(&store, progress).await {
@@ -240,9 +248,16 @@ impl Subscribers {
         Ok(position)
     }
 
-    /// Whether there is a subscriber of this name.
-    pub fn knows(&self, name: &str) -> bool {
-        self.lines.contains_key(name)
+    /// Whether there is a subscriber of this name whose effect requests wait for.
+    pub fn is_read_model(&self, name: &str) -> bool {
+        let line = self.lines.get(name);
+        line.is_some_and(|line| line.subscriber.is_read_model())
+    }
+
+    /// What keeps a subscriber from its work with every tenant.
+    pub fn troubles(&self) -> Vec<(&'static str, String)> {
+        let trouble = |line: &Arc<Line>| Some((line.subscriber.name(), line.subscriber.trouble()?));
+        self.lines.values().filter_map(trouble).collect()
     }
 
     /// Runs `work` beside the subscribers; a stop waits for it.
@@ -266,8 +281,12 @@ impl Line {
         )
     }
 
-    /// The tenant's ledger has reached `position`: unless a task is at it already, starts one.
+    /// The tenant's ledger has reached `position`: unless a task is at it already, starts one. The
+    /// landlord's own ledger has no read models.
     fn rung(self: &Arc<Self>, tenant: TenantId, position: Position) {
+        if tenant == TenantId::LANDLORD {
+            return;
+        }
         let follower = self.follower(tenant);
         if follower.begin(position) {
             let line = Arc::clone(self);

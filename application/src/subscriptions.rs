@@ -1,98 +1,57 @@
-//! Subscriptions: what the landlord does to them.
+//! Subscriptions: what the landlord does to them, and how it sees them.
 //!
 //! A change is an event in the tenant's own ledger and is in force for the tenant's next request
 //! on this node, because the ledger's head in memory holds the folded subscription.
 
-use std::collections::BTreeMap;
+mod plans;
+mod state;
 
 use chrono::{DateTime, Utc};
-use domain::catalogue::{FeatureSlug, FeatureValue, PlanKey};
-use domain::entitlements::{Entitlement, Standing};
-use domain::ids::TenantId;
-use domain::subscription::{Grant, GrantKind, SubscriptionCommand, TenantSubscription};
-use domain::usage::Usage;
-use serde::{Deserialize, Serialize};
+use domain::catalogue::{FeatureSlug, FeatureValue};
+use domain::ids::{Position, TenantId, Version};
+use domain::subscription::{Effective, Grant, GrantKind, SubscriptionCommand, TenantSubscription};
 
+pub use self::plans::PlanPreview;
+pub use self::state::{ScheduledPlan, SubscriptionState, TrialState};
 use crate::Application;
 use crate::commands::{Decided, Done};
 use crate::error::{Error, Refusal};
-use crate::scope::{Command, Role};
-use crate::tenants::unknown_plan;
+use crate::ports::TenantStore;
+use crate::scope::{Command, Role, Scope};
 
 const CHANGE: &[Role] = &[Role::Landlord];
+const READ: &[Role] = &[Role::Landlord, Role::Billing];
 
-/// A subscription as the landlord sees it after a change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SubscriptionState {
-    /// Whose.
-    pub tenant: TenantId,
-    /// The plan.
-    pub plan: PlanKey,
-    /// The version of the plan's terms.
-    pub plan_version: u32,
-    /// The price level.
-    pub price_level: u32,
-    /// Whether the tenant is served.
-    pub standing: Standing,
-    /// When a cancelled subscription ends.
-    pub ends_at: Option<DateTime<Utc>>,
-    /// Every right.
-    pub features: BTreeMap<FeatureSlug, Entitlement>,
-    /// Cards in circulation.
-    pub in_circulation: u64,
-    /// The most cards in circulation; none is without limit.
-    pub limit: Option<u64>,
-    /// How many cards are in circulation beyond the limit. Nothing is deleted; none can be
-    /// issued until it is 0 and a place is free.
-    pub over_limit_by: u64,
-}
-
-impl SubscriptionState {
-    /// The state at `now`; `None` before the subscription started.
-    pub fn of(
-        tenant: TenantId,
-        subscription: &TenantSubscription,
-        usage: &Usage,
-        now: DateTime<Utc>,
-    ) -> Option<Self> {
-        let terms = subscription.terms()?;
-        let limit = subscription.card_limit(now);
-        let in_circulation = usage.in_circulation();
-        Some(Self {
-            tenant,
-            plan: terms.plan.key.clone(),
-            plan_version: terms.plan.version,
-            price_level: terms.plan.price_level,
-            standing: subscription.standing(now),
-            ends_at: match subscription {
-                TenantSubscription::Cancelled { ends_at, .. } => Some(*ends_at),
-                _ => None,
-            },
-            features: subscription.entitlements(now),
-            in_circulation,
-            limit,
-            over_limit_by: limit.map_or(0, |limit| in_circulation.saturating_sub(limit)),
-        })
-    }
+/// A subscription as it is, and where that stands in its history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubscriptionSeen {
+    /// The subscription.
+    pub state: SubscriptionState,
+    /// How many events it has.
+    pub version: Version,
+    /// The ledger position up to which this is.
+    pub as_of: Position,
 }
 
 impl Application {
-    /// Puts a tenant on another plan, now.
-    pub async fn change_plan(
+    /// A tenant's subscription, at position `at_least` or after it.
+    pub async fn subscription(
         &self,
-        command: &Command,
+        scope: &Scope,
         tenant: TenantId,
-        plan: &PlanKey,
-    ) -> Result<Done<SubscriptionState>, Error> {
-        let to = self
-            .catalogue
-            .plan(plan.as_str())
-            .ok_or_else(|| unknown_plan(plan))?;
-        self.change_subscription(command, tenant, |at| SubscriptionCommand::ChangePlan {
-            to: to.clone(),
-            at,
+        at_least: Position,
+    ) -> Result<SubscriptionSeen, Error> {
+        scope.require(READ)?;
+        let store = self.known_store(tenant).await?;
+        let head = Self::head_at(&store, at_least).await?;
+        let now = self.clock.now();
+        let state = SubscriptionState::of(tenant, &head.subscription, &head.usage, now)
+            .ok_or(Error::NotFound("tenant"))?;
+        Ok(SubscriptionSeen {
+            state,
+            version: head.subscription_version,
+            as_of: head.position,
         })
-        .await
     }
 
     /// Grants a feature beside the plan: as an add-on if the catalogue sells it as one, else as
@@ -105,10 +64,7 @@ impl Application {
         value: FeatureValue,
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<Done<SubscriptionState>, Error> {
-        let feature = self
-            .catalogue
-            .feature(slug.as_str())
-            .ok_or_else(|| Error::unknown_feature(slug))?;
+        let feature = self.feature_for_sale(slug)?;
         if !feature.accepts(value) {
             return Err(Refusal::Invalid {
                 field: "value",
@@ -147,6 +103,34 @@ impl Application {
         .await
     }
 
+    /// Gives a tenant so many days of grace after each payment that fails from now on.
+    pub async fn set_grace(
+        &self,
+        command: &Command,
+        tenant: TenantId,
+        days: u32,
+    ) -> Result<Done<SubscriptionState>, Error> {
+        self.change_subscription(command, tenant, |at| SubscriptionCommand::SetGrace {
+            days,
+            at,
+        })
+        .await
+    }
+
+    /// Begins the days of grace after a failed payment: so many, or the tenant's own.
+    pub async fn fail_payment(
+        &self,
+        command: &Command,
+        tenant: TenantId,
+        grace_days: Option<u32>,
+    ) -> Result<Done<SubscriptionState>, Error> {
+        self.change_subscription(command, tenant, |at| SubscriptionCommand::FailPayment {
+            grace_days,
+            at,
+        })
+        .await
+    }
+
     /// Stops service until reinstated. Cards stay readable; nothing is deleted.
     pub async fn suspend_subscription(
         &self,
@@ -157,7 +141,7 @@ impl Application {
             .await
     }
 
-    /// Resumes service exactly as it was.
+    /// Resumes service exactly as it was, or ends the grace because the payment came.
     pub async fn reinstate_subscription(
         &self,
         command: &Command,
@@ -167,20 +151,21 @@ impl Application {
             .await
     }
 
-    /// Ends the subscription, now and for good.
+    /// Ends the subscription for good: now, at the end of the paid period, or at a time.
     pub async fn cancel_subscription(
         &self,
         command: &Command,
         tenant: TenantId,
+        effective: Effective,
     ) -> Result<Done<SubscriptionState>, Error> {
         self.change_subscription(command, tenant, |at| SubscriptionCommand::Cancel {
-            ends_at: at,
+            effective,
             at,
         })
         .await
     }
 
-    async fn change_subscription(
+    pub(crate) async fn change_subscription(
         &self,
         command: &Command,
         tenant: TenantId,
@@ -210,5 +195,29 @@ impl Application {
             })
         })
         .await
+    }
+
+    /// Records what has happened to a subscription by itself. Whoever else does so meanwhile, a
+    /// command or another node, has recorded the same.
+    pub(crate) async fn record_due_of_subscription(
+        &self,
+        store: &TenantStore,
+    ) -> Result<(), Error> {
+        let at = self.clock.now();
+        let next = store.ledger.head().subscription.next_due();
+        if next.is_none_or(|due| at < due) {
+            return Ok(());
+        }
+        let staged = self
+            .stage::<TenantSubscription>(
+                store,
+                &store.tenant.to_string(),
+                false,
+                SubscriptionCommand::RecordDue { at },
+                self.metadata_of("subscription-timer"),
+                None,
+            )
+            .await?;
+        self.append_unless_moved(store, vec![staged.stream]).await
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Application;
 use crate::commands::Done;
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 use crate::keys::{ApiKey, Nonce, Secret, Seed};
 use crate::ports::{
     Append, AppendError, IdempotencyRecord, Recorded, StreamAppend, TenantStore, Unavailable,
@@ -230,8 +230,11 @@ impl Application {
         seed: &Seed,
     ) -> Result<Done<Provisioned>, Error> {
         command.scope.require(&[Role::Landlord])?;
-        if self.catalogue.plan(new.plan.as_str()).is_none() {
-            return Err(unknown_plan(&new.plan));
+        match self.plan_for_sale(&new.plan) {
+            Ok(_) => {}
+            // Refused today; but what was done under the same key is answered again.
+            Err(_) if self.is_answered(command).await? => {}
+            Err(refusal) => return Err(refusal),
         }
         let now = self.clock.now();
         let shard = match self.place(new.isolation).await {
@@ -316,14 +319,14 @@ impl Application {
         let one_at_a_time = self.directory.changing.lock().await;
         let tenant = self.directory.get_or_put(tenant);
         drop(one_at_a_time);
-        let plan = self
-            .catalogue
-            .plan(tenant.first_plan.as_str())
-            .ok_or_else(|| unknown_plan(&tenant.first_plan))?;
+        let edition = Arc::clone(&self.catalogue.current());
+        let plan = edition.catalogue.plan(tenant.first_plan.as_str());
+        let plan = plan.ok_or_else(|| Error::unknown_plan(&tenant.first_plan))?;
         self.stores.create(tenant.id).await?;
         let store = self.stores.open(tenant.id).await?;
         let started = SubscriptionEvent::SubscriptionStarted {
             plan: plan.clone(),
+            attribution: metadata.attribution(),
             at: tenant.created_at,
         };
         let append = Append {
@@ -395,15 +398,6 @@ impl Application {
             None => Err(Error::NotFound("tenant")),
         }
     }
-}
-
-pub(crate) fn unknown_plan(plan: &PlanKey) -> Error {
-    Refusal::Invalid {
-        field: "plan",
-        code: "unknown_plan",
-        detail: format!("there is no plan {plan}"),
-    }
-    .into()
 }
 
 /// The idempotency record of a landlord's record that hands out a secret. Its name space is the

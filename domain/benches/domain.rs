@@ -7,15 +7,24 @@ use std::hint::black_box;
 use chrono::{DateTime, TimeDelta, Utc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use domain::card::{CardCommand, CardEvent, DigitalCard, Holder, Issue};
-use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, feature};
+use domain::catalogue::{Catalogue, CatalogueEvent, FeatureSlug, FeatureValue, feature};
 use domain::chain::{Hash, Link};
 use domain::event::{Decoder, Event, Metadata};
 use domain::ids::CardNumber;
-use domain::subscription::{Grant, GrantKind, SubscriptionEvent, TenantSubscription};
+use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent, TenantSubscription};
 use domain::text::{Email, ExternalRef, HolderName, Tier};
 use domain::usage::{Usage, admit};
+use domain::verdict::verdict;
 
-criterion_group!(benches, entitlement_check, issue, admission, hash, decoding);
+criterion_group!(
+    benches,
+    entitlement_check,
+    gate,
+    issue,
+    admission,
+    hash,
+    decoding
+);
 criterion_main!(benches);
 
 fn now() -> DateTime<Utc> {
@@ -35,10 +44,15 @@ fn tenant() -> TenantSubscription {
     };
     let feature = FeatureSlug::try_from(feature::EXPORT_CSV.to_owned()).expect("a slug");
     let mut tenant = TenantSubscription::default();
-    tenant.evolve(SubscriptionEvent::SubscriptionStarted { plan, at: now() });
+    tenant.evolve(SubscriptionEvent::SubscriptionStarted {
+        plan,
+        attribution: Attribution::default(),
+        at: now(),
+    });
     tenant.evolve(SubscriptionEvent::AddOnGranted {
         feature,
         grant,
+        attribution: Attribution::default(),
         at: now(),
     });
     tenant
@@ -92,7 +106,31 @@ fn entitlement_check(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let tenant = black_box(&tenant);
                 let standing = tenant.standing(black_box(now));
-                (standing, tenant.entitlement(black_box(slug), now))
+                (standing, tenant.value(black_box(slug), now))
+            });
+        });
+    }
+}
+
+/// As the gate asks, with another feature switched off and with this one.
+fn gate(criterion: &mut Criterion) {
+    let (tenant, now) = (tenant(), now());
+    let mut catalogue = Catalogue::standard();
+    catalogue.evolve(CatalogueEvent::FeatureKilled {
+        slug: FeatureSlug::try_from(feature::CARDS_LIVE.to_owned()).expect("a slug"),
+        by: "key".to_owned(),
+        reason: None,
+        at: now,
+    });
+    for (name, slug) in [
+        ("granted", feature::CARDS_LIFECYCLE),
+        ("absent", feature::CUSTOM_BRANDING),
+        ("switched off", feature::CARDS_LIVE),
+    ] {
+        criterion.bench_function(&format!("gate: {name}"), |bencher| {
+            bencher.iter(|| {
+                let reason = verdict(&catalogue, black_box(&tenant), black_box(slug), now).reason();
+                black_box(reason)
             });
         });
     }

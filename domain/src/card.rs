@@ -272,9 +272,13 @@ impl DigitalCard {
 
     /// The expiry that is due at `now` and not yet recorded.
     fn lapse(&self, now: DateTime<Utc>) -> Option<CardEvent> {
-        let from = self.status().filter(|status| status.in_circulation())?;
-        let due = self.particulars()?.expires_at.filter(|due| *due <= now)?;
-        Some(CardEvent::CardExpired { from, at: due })
+        Self::expiry(self.status()?, self.particulars()?.expires_at?, now)
+    }
+
+    /// The expiry of a card of this status and end, if it is due at `now`. For many cards at a
+    /// time, of which no more than this is at hand.
+    pub fn expiry(from: Status, end: DateTime<Utc>, now: DateTime<Utc>) -> Option<CardEvent> {
+        (from.in_circulation() && end <= now).then_some(CardEvent::CardExpired { from, at: end })
     }
 
     /// The command's own events, for a card whose status is up to date.

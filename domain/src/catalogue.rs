@@ -1,14 +1,25 @@
 //! What is for sale: features, the modules they make up, and the plans that bundle them.
 //!
-//! The terms of a plan are copied into the events of the subscriptions that take it, so history
+//! One catalogue, in the landlord's own ledger; what may be done to it is in `change`. The terms of
+//! a plan are copied into the events of the subscriptions that take it, so history
 //! replays without the catalogue and a later version of a plan changes nobody's terms.
 
+mod change;
+mod event;
+mod migration;
 mod standard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use self::change::{
+    CatalogueCommand, CatalogueRefusal, FEATURES_MAX, MODULES_MAX, PLANS_MAX, PlanContent,
+};
+pub use self::event::{CatalogueEvent, MigrationFailure};
+pub use self::migration::{MigratedPage, PlanMigration};
 
 /// The slug of a feature: 1 to 60 of `a-z`, `0-9`, `_` and `.`, beginning with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,7 +31,12 @@ pub struct FeatureSlug(String);
 #[serde(try_from = "String", into = "String")]
 pub struct PlanKey(String);
 
-/// The text is neither a feature's slug nor a plan's key.
+/// The key of a module; the same alphabet as a feature's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModuleKey(String);
+
+/// The text is no feature's slug, and neither a plan's nor a module's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 60 characters of a-z, 0-9, '_' and '.', beginning with a letter")]
 pub struct InvalidKey;
@@ -65,6 +81,7 @@ macro_rules! key {
 
 key!(FeatureSlug);
 key!(PlanKey);
+key!(ModuleKey);
 
 fn is_key(text: &str) -> bool {
     let alphabet = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.';
@@ -170,7 +187,7 @@ pub struct Feature {
     /// The lowest price level whose plans have it.
     pub price_level: u32,
     /// The module it belongs to, if any.
-    pub module: Option<String>,
+    pub module: Option<ModuleKey>,
     /// Whether it may be sold on its own.
     pub add_on: bool,
 }
@@ -193,7 +210,7 @@ impl Feature {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
     /// Its key: `digital_card.basic`.
-    pub key: String,
+    pub key: ModuleKey,
     /// Its name, for people.
     pub name: String,
     /// The lowest price level whose plans install it.
@@ -215,8 +232,25 @@ pub struct PlanTerms {
     pub features: BTreeMap<FeatureSlug, FeatureValue>,
 }
 
-/// Everything that is for sale.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl PlanTerms {
+    fn has(&self, slug: &FeatureSlug) -> bool {
+        self.features.contains_key(slug)
+    }
+}
+
+/// Since when, by whom and why a feature is off for everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kill {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// The API key that asked.
+    pub by: String,
+    /// Why, as the asker said.
+    pub reason: Option<String>,
+}
+
+/// Everything that is, or was, for sale.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalogue {
     /// By slug.
     pub features: BTreeMap<FeatureSlug, Feature>,
@@ -224,16 +258,46 @@ pub struct Catalogue {
     pub modules: Vec<Module>,
     /// The newest version of each plan, by key.
     pub plans: BTreeMap<PlanKey, PlanTerms>,
+    /// The features that are out of sale: who has one keeps it.
+    pub archived_features: BTreeSet<FeatureSlug>,
+    /// The plans that are out of sale: who is on one stays on it.
+    pub archived_plans: BTreeSet<PlanKey>,
+    /// The features that are off for everybody.
+    pub kills: BTreeMap<FeatureSlug, Kill>,
+    /// The last migration of each plan's tenants.
+    pub migrations: BTreeMap<PlanKey, PlanMigration>,
 }
 
 impl Catalogue {
-    /// The feature with this slug, if it is for sale.
+    /// The id of the one catalogue in the landlord's ledger.
+    pub const ID: &str = "catalogue";
+
+    /// The feature with this slug, archived or not.
     pub fn feature(&self, slug: &str) -> Option<&Feature> {
         self.features.get(slug)
     }
 
-    /// The newest terms of the plan with this key, if it is for sale.
+    /// The module with this key.
+    pub fn module(&self, key: &str) -> Option<&Module> {
+        self.modules
+            .iter()
+            .find(|module| module.key.as_str() == key)
+    }
+
+    /// The newest terms of the plan with this key, archived or not.
     pub fn plan(&self, key: &str) -> Option<&PlanTerms> {
         self.plans.get(key)
+    }
+
+    /// The newest terms of every plan that may be taken.
+    pub fn plans_for_sale(&self) -> impl Iterator<Item = &PlanTerms> {
+        let plans = self.plans.values();
+        plans.filter(|plan| !self.archived_plans.contains(&plan.key))
+    }
+
+    /// Why a feature is off for everybody, if it is. Allocates nothing: this is asked on the
+    /// request path.
+    pub fn killed(&self, slug: &str) -> Option<&Kill> {
+        self.kills.get(slug)
     }
 }

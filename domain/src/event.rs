@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::card::{CardEvent, DigitalCard};
-use crate::subscription::{SubscriptionEvent, TenantSubscription};
+use crate::catalogue::{Catalogue, CatalogueEvent};
+use crate::subscription::{Attribution, SubscriptionEvent, TenantSubscription};
+use crate::text::Reason;
+use crate::usage::UsageEvent;
 
 /// The kinds of aggregate that share a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +22,10 @@ pub enum AggregateKind {
     Card,
     /// [`TenantSubscription`].
     Subscription,
+    /// [`Catalogue`]: only in the landlord's own ledger.
+    Catalogue,
+    /// The tenant's usage as a whole: [`UsageEvent`].
+    Usage,
 }
 
 impl AggregateKind {
@@ -27,24 +34,30 @@ impl AggregateKind {
         match self {
             Self::Card => DigitalCard::TYPE,
             Self::Subscription => TenantSubscription::TYPE,
+            Self::Catalogue => Catalogue::TYPE,
+            Self::Usage => UsageEvent::AGGREGATE,
         }
     }
 
     /// The kind stored as `text`.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Card, Self::Subscription]
+        [Self::Card, Self::Subscription, Self::Catalogue, Self::Usage]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
 }
 
-/// Any event of a tenant's ledger.
+/// Any event of a tenant's ledger, or of the landlord's.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Of a card.
     Card(CardEvent),
     /// Of the subscription.
     Subscription(SubscriptionEvent),
+    /// Of the catalogue.
+    Catalogue(CatalogueEvent),
+    /// Of the usage as a whole.
+    Usage(UsageEvent),
 }
 
 impl Event {
@@ -53,6 +66,8 @@ impl Event {
         match self {
             Self::Card(_) => AggregateKind::Card,
             Self::Subscription(_) => AggregateKind::Subscription,
+            Self::Catalogue(_) => AggregateKind::Catalogue,
+            Self::Usage(_) => AggregateKind::Usage,
         }
     }
 
@@ -61,6 +76,8 @@ impl Event {
         match self {
             Self::Card(event) => event.name(),
             Self::Subscription(event) => event.name(),
+            Self::Catalogue(event) => event.name(),
+            Self::Usage(event) => event.name(),
         }
     }
 
@@ -69,6 +86,8 @@ impl Event {
         match self {
             Self::Card(event) => event.version(),
             Self::Subscription(event) => event.version(),
+            Self::Catalogue(event) => event.version(),
+            Self::Usage(event) => event.version(),
         }
     }
 
@@ -77,6 +96,8 @@ impl Event {
         match self {
             Self::Card(event) => event.at(),
             Self::Subscription(event) => event.at(),
+            Self::Catalogue(event) => event.at(),
+            Self::Usage(event) => event.at(),
         }
     }
 
@@ -89,6 +110,8 @@ impl Event {
         match self {
             Self::Card(event) => serde_json::to_string(event),
             Self::Subscription(event) => serde_json::to_string(event),
+            Self::Catalogue(event) => serde_json::to_string(event),
+            Self::Usage(event) => serde_json::to_string(event),
         }
     }
 }
@@ -102,6 +125,18 @@ impl From<CardEvent> for Event {
 impl From<SubscriptionEvent> for Event {
     fn from(event: SubscriptionEvent) -> Self {
         Self::Subscription(event)
+    }
+}
+
+impl From<CatalogueEvent> for Event {
+    fn from(event: CatalogueEvent) -> Self {
+        Self::Catalogue(event)
+    }
+}
+
+impl From<UsageEvent> for Event {
+    fn from(event: UsageEvent) -> Self {
+        Self::Usage(event)
     }
 }
 
@@ -125,6 +160,15 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Who and why, as far as a tenant's rights say it of where they come from.
+    pub fn attribution(&self) -> Attribution {
+        let reason = self.reason.clone();
+        Attribution {
+            by: Some(self.actor.clone()),
+            why: reason.and_then(|reason| Reason::try_from(reason).ok()),
+        }
+    }
+
     /// In the framework's form.
     pub fn into_map(self) -> HashMap<String, String> {
         let mut map = HashMap::from([
@@ -166,13 +210,18 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self {
-            upcasters: vec![Box::new(SemanticVersionEventUpcaster::new(
-                "CardIssued",
-                "2.0.0",
-                Box::new(card_issued_2),
-            ))],
-        }
+        let attributed = [
+            "SubscriptionStarted",
+            "PlanUpgraded",
+            "PlanDowngraded",
+            "AddOnGranted",
+        ];
+        let mut upcasters = vec![
+            second("CardIssued", card_issued_2),
+            second("SubscriptionSuspended", subscription_suspended_2),
+        ];
+        upcasters.extend(attributed.map(|name| second(name, attributed_2)));
+        Self { upcasters }
     }
 }
 
@@ -203,6 +252,10 @@ impl Decoder {
             AggregateKind::Subscription => {
                 serde_json::from_value(newest.payload).map(Event::Subscription)
             }
+            AggregateKind::Catalogue => {
+                serde_json::from_value(newest.payload).map(Event::Catalogue)
+            }
+            AggregateKind::Usage => serde_json::from_value(newest.payload).map(Event::Usage),
         }
         .and_then(|event| as_promised(event, &newest.event_type, &newest.event_version))
         .map_err(|source| UndecodableEvent::Malformed {
@@ -245,6 +298,14 @@ impl Decoder {
                 .map(Event::Subscription)
                 .and_then(|event| as_promised(event, name, version))
                 .map_err(malformed),
+            Some(AggregateKind::Catalogue) if newest => serde_json::from_str(payload)
+                .map(Event::Catalogue)
+                .and_then(|event| as_promised(event, name, version))
+                .map_err(malformed),
+            Some(AggregateKind::Usage) if newest => serde_json::from_str(payload)
+                .map(Event::Usage)
+                .and_then(|event| as_promised(event, name, version))
+                .map_err(malformed),
             Some(_) => self.decode(SerializedEvent::new(
                 String::new(),
                 0,
@@ -274,6 +335,28 @@ fn as_promised(event: Event, name: &str, version: &str) -> serde_json::Result<Ev
         )));
     }
     Ok(event)
+}
+
+/// Brings an event of version 1 to version 2.
+fn second(name: &str, change: fn(Value) -> Value) -> Box<dyn EventUpcaster> {
+    let upcaster = SemanticVersionEventUpcaster::new(name, "2.0.0", Box::new(change));
+    Box::new(upcaster)
+}
+
+/// Version 1 did not say who and why; in 2 both may be absent.
+const fn attributed_2(payload: Value) -> Value {
+    payload
+}
+
+/// `SubscriptionSuspended` 1 had no cause: there was none but the landlord.
+fn subscription_suspended_2(mut payload: Value) -> Value {
+    if let Some(fields) = payload
+        .get_mut("SubscriptionSuspended")
+        .and_then(Value::as_object_mut)
+    {
+        fields.insert("cause".to_owned(), json!("landlord"));
+    }
+    payload
 }
 
 /// `CardIssued` 1 had the holder's name and e-mail address beside the other fields; 2 has them

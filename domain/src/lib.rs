@@ -13,6 +13,9 @@ pub mod subscription;
 pub mod catalogue;
 pub mod entitlements;
 pub mod usage;
+pub mod verdict;
+
+pub mod billing;
 
 pub mod chain;
 pub mod event;

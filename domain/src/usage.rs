@@ -4,9 +4,13 @@
 //! stores the result in the same transaction. That is the whole quota: there is no second place
 //! that counts.
 
+mod event;
+pub mod thresholds;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::event::UsageEvent;
 use crate::card::{CardEvent, Status};
 use crate::entitlements::Standing;
 use crate::subscription::TenantSubscription;
@@ -105,7 +109,7 @@ pub enum AdmissionRefusal {
         /// How many more the append would bring into circulation.
         requested: u64,
     },
-    /// The tenant is not served, so no card may come into circulation.
+    /// The tenant's standing blocks what was asked for: no card may come into circulation.
     #[error("the subscription is not in good standing")]
     NotServed(Standing),
 }
@@ -119,8 +123,8 @@ pub enum AdmissionRefusal {
 ///
 /// # Errors
 ///
-/// An [`AdmissionRefusal`] if circulation would grow although the limit is reached or the tenant
-/// is not in good standing.
+/// An [`AdmissionRefusal`] if circulation would grow although the limit is reached or the tenant's
+/// standing blocks it.
 pub fn admit<'a>(
     usage: Usage,
     subscription: &TenantSubscription,
@@ -136,9 +140,9 @@ pub fn admit<'a>(
     if requested == 0 {
         return Ok(after);
     }
-    match subscription.standing(now) {
-        Standing::Good => {}
-        other => return Err(AdmissionRefusal::NotServed(other)),
+    let standing = subscription.standing(now);
+    if standing.blocked().issuing {
+        return Err(AdmissionRefusal::NotServed(standing));
     }
     match subscription.card_limit(now) {
         Some(limit) if after.in_circulation() > limit => Err(AdmissionRefusal::QuotaExceeded {

@@ -16,7 +16,7 @@ use domain::card::{CardEvent, Holder};
 use domain::catalogue::Catalogue;
 use domain::event::{AggregateKind, Event};
 use domain::ids::{CardId, CardNumber, TenantId};
-use domain::subscription::SubscriptionEvent;
+use domain::subscription::{Attribution, SubscriptionEvent};
 use domain::text::{Email, HolderName, Tier};
 use futures::future::join_all;
 use infrastructure::clock::{SystemClock, SystemRandom};
@@ -81,7 +81,11 @@ async fn ledger(directory: &TempDir, name: &str) -> SqliteLedger {
     .expect("a ledger");
     let plan = Catalogue::standard().plan("pro").expect("a plan").clone();
     let at = SystemClock.now();
-    let started = SubscriptionEvent::SubscriptionStarted { plan, at };
+    let started = SubscriptionEvent::SubscriptionStarted {
+        plan,
+        attribution: Attribution::default(),
+        at,
+    };
     let start = Append {
         streams: vec![StreamAppend {
             kind: AggregateKind::Subscription,

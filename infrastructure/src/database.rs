@@ -125,6 +125,16 @@ impl Database {
         Self::open_with(options(path), migrator, older).await
     }
 
+    /// The only connection to the file, which must be there, for as long as it lasts: nobody else
+    /// in this process may have the file open or open it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says; also if the file is missing.
+    pub async fn connect_alone(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+        options(path).connect().await
+    }
+
     async fn open_with(
         options: SqliteConnectOptions,
         migrator: &Migrator,
@@ -133,20 +143,18 @@ impl Database {
         let mut writer = options.connect().await?;
         migrate(&mut writer, migrator, older).await?;
         let options = options.create_if_missing(false);
-        let readers = PoolOptions::new()
-            .max_connections(READERS_MAX)
-            .min_connections(0)
-            .idle_timeout(READER_IDLE)
-            .max_lifetime(None)
-            .acquire_timeout(READER_WAIT_MAX)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone().read_only(true));
         Ok(Self {
+            readers: readers(&options),
             options,
             writer: Mutex::new(Some(writer)),
             distrusted: AtomicBool::new(false),
-            readers,
         })
+    }
+
+    /// Connections that only read the file, which must be there; another process may write it
+    /// meanwhile. What its schema is, is for the caller to ask.
+    pub fn readers_of(path: &Path) -> SqlitePool {
+        readers(&options(path))
     }
 
     /// The writing connection, as soon as nobody else has it. Every write belongs into a
@@ -213,6 +221,17 @@ impl Database {
             None => Ok(()),
         }
     }
+}
+
+fn readers(options: &SqliteConnectOptions) -> SqlitePool {
+    PoolOptions::new()
+        .max_connections(READERS_MAX)
+        .min_connections(0)
+        .idle_timeout(READER_IDLE)
+        .max_lifetime(None)
+        .acquire_timeout(READER_WAIT_MAX)
+        .test_before_acquire(false)
+        .connect_lazy_with(options.clone().read_only(true))
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

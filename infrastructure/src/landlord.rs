@@ -7,6 +7,7 @@
 
 mod moves;
 mod restore;
+mod usage_audits;
 
 use std::path::Path;
 use std::sync::Arc;

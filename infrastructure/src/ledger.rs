@@ -1,6 +1,7 @@
 //! A tenant's ledger: append-only events with gap-free positions, a head that counts, a chain.
 //!
-//! What is here and in `stored`, `writer`, `admission`, `tail`, `serials` and `restore` holds for
+//! What is here and in `stored`, `writer`, `admission`, `tail`, `serials`, `recount` and
+//! `restore` holds for
 //! every database; an adapter (`sqlite`, `postgres`) adds only the SQL. One writer task a ledger
 //! takes all appends that wait, decides them in memory in arrival order and commits them in one
 //! transaction:
@@ -13,6 +14,7 @@
 
 mod admission;
 mod column;
+pub(crate) mod recount;
 mod restore;
 mod serials;
 mod stored;
@@ -37,12 +39,13 @@ use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 
 use self::admission::{Admission, Prepared, Versions};
+use self::recount::{Pages, count_on};
 use self::serials::{Block, Serials};
 use self::tail::Tail;
 
 /// The stored head row.
 #[derive(Clone, Debug, PartialEq)]
-struct HeadRow {
+pub(crate) struct HeadRow {
     position: Position,
     hash: Hash,
     usage: Usage,
@@ -70,7 +73,7 @@ enum MovedBy {
 
 /// Why a batch was not committed, or may not have been.
 #[derive(Debug, thiserror::Error)]
-enum StoreError {
+pub(crate) enum StoreError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
@@ -83,6 +86,8 @@ enum StoreError {
     Repository(#[from] PersistenceError),
     #[error("the stored {0} is malformed")]
     Malformed(&'static str),
+    #[error("event {0} is missing")]
+    Missing(Position),
     #[error("another node has moved the head since it was read")]
     Moved,
     #[error("deciding or storing a batch has panicked")]
@@ -109,7 +114,7 @@ trait Engine: Send + Sync + 'static {
 }
 
 /// The transaction of a batch. If it is dropped before its commit, nothing has happened.
-trait Transaction: Send {
+trait Transaction: Pages {
     /// Begins; reads the head, with what was answered under those of the keys that
     /// were used before, and how many events those of the aggregates have that have any.
     fn begin(
@@ -169,7 +174,11 @@ async fn work_through<T: Transaction>(
         false => Arc::new(transaction.subscription(&memory.decoder).await?),
     };
     let from = before.head.position;
-    let mut admission = Admission::new(before, subscription, memory.clock.now());
+    let recount = match batch.iter().find_map(Prepared::recount) {
+        Some(count) => Some(count_on(&mut transaction, count, from).await?.usage),
+        None => None,
+    };
+    let mut admission = Admission::new(before, subscription, recount, memory.clock.now());
     let verdicts = batch
         .iter()
         .map(|append| admission.decide(append))

@@ -14,9 +14,15 @@ pub mod ledger;
 pub mod shards;
 pub mod tenants;
 
+pub mod checkpoints;
+pub mod processes;
 pub mod projections;
+
+pub mod rabbitmq;
 
 pub mod landlord;
 pub mod news;
+
+pub mod billing;
 
 pub mod clock;

@@ -182,6 +182,23 @@ pub struct Place {
     beside: Option<PgConnectOptions>,
 }
 
+/// Where a schema is.
+pub(crate) struct Home {
+    /// In which shard; `None` if it is in none.
+    pub(crate) shard: Option<Slug>,
+    /// How it is kept apart there.
+    isolation: Isolation,
+}
+
+impl Home {
+    fn of(tenant: &Tenant) -> Self {
+        Self {
+            shard: tenant.shard.clone(),
+            isolation: tenant.isolation,
+        }
+    }
+}
+
 struct Connected {
     shard: Arc<Place>,
     doorbell: ShardDoorbell,
@@ -215,6 +232,11 @@ impl ConnectedShards {
         )
     }
 
+    /// This process's own id.
+    pub(crate) const fn node(&self) -> Uuid {
+        self.node.id
+    }
+
     /// The database that a tenant's schema is in. Connections to one of the tenant's own are there
     /// for as long as anybody holds it.
     ///
@@ -222,14 +244,24 @@ impl ConnectedShards {
     ///
     /// [`Unavailable`] if this node does not know the tenant, or the address of its shard.
     pub async fn of(&self, tenant: TenantId) -> Result<Arc<Place>, Unavailable> {
-        let known = self.record(tenant)?;
-        self.of_record(&known).await
+        let home = self.home(tenant)?;
+        self.at_home(tenant, &home).await
     }
 
-    /// A tenant as this node knows it.
-    pub(crate) fn record(&self, tenant: TenantId) -> Result<Arc<Tenant>, Unavailable> {
-        let known = self.directory.get(tenant);
-        known.ok_or_else(|| Unavailable::because(WHAT, "the tenant is in none"))
+    /// Where a tenant's schema is, as this node knows it. The landlord's own is in the landlord's
+    /// database, which is a shard as well.
+    pub(crate) fn home(&self, tenant: TenantId) -> Result<Home, Unavailable> {
+        let nowhere = || Unavailable::because(WHAT, "the tenant is in none");
+        if tenant == TenantId::LANDLORD {
+            let mut shards = self.records.all().into_iter();
+            let store = shards.find(|shard| shard.url == UrlReference::Store);
+            return Ok(Home {
+                shard: Some(store.ok_or_else(nowhere)?.name),
+                isolation: Isolation::Shared,
+            });
+        }
+        let known = self.directory.get(tenant).ok_or_else(nowhere)?;
+        Ok(Home::of(&known))
     }
 
     /// The database for the schema of a tenant as it is recorded, or will be.
@@ -238,13 +270,21 @@ impl ConnectedShards {
     ///
     /// [`Unavailable`] if it is in none, or the shard's address is not known on this node.
     pub async fn of_record(&self, tenant: &Tenant) -> Result<Arc<Place>, Unavailable> {
-        let Some(name) = &tenant.shard else {
+        self.at_home(tenant.id, &Home::of(tenant)).await
+    }
+
+    pub(crate) async fn at_home(
+        &self,
+        tenant: TenantId,
+        home: &Home,
+    ) -> Result<Arc<Place>, Unavailable> {
+        let Some(name) = &home.shard else {
             return Err(Unavailable::because(WHAT, "the tenant is in none"));
         };
         let shard = self.named(name).await?;
-        Ok(match tenant.isolation {
+        Ok(match home.isolation {
             Isolation::Shared => shard,
-            Isolation::Dedicated => self.dedicated(name, tenant.id, &shard),
+            Isolation::Dedicated => self.dedicated(name, tenant, &shard),
         })
     }
 
@@ -303,6 +343,7 @@ impl ConnectedShards {
         let options = options.map_err(|error| Unavailable::because(WHAT, error))?;
         let residents = ResidentsOf {
             shard: name.clone(),
+            has_landlord: record.url == UrlReference::Store,
             directory: Arc::clone(&self.directory),
         };
         let Node { id, doorbell, .. } = &self.node;
@@ -391,17 +432,10 @@ impl ConnectedShards {
 async fn login_of(shard: &PgConnectOptions) -> Result<ShardLogin, sqlx::Error> {
     let mut connection = shard.connect().await?;
     check_login(&mut connection).await?;
-    let sql = "select rolsuper, rolcreatedb from pg_roles where rolname = current_user";
-    let (superuser, createdb) = sqlx::query_as(sql).fetch_one(&mut connection).await?;
+    let sql = "select rolcreatedb or rolsuper from pg_roles where rolname = current_user";
+    let may_make_databases = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
     connection.close().await?;
-    if superuser {
-        tracing::warn!(
-            "the login is a superuser, whom PostgreSQL refuses nothing: use one that is not"
-        );
-    }
-    Ok(ShardLogin {
-        may_make_databases: superuser || createdb,
-    })
+    Ok(ShardLogin { may_make_databases })
 }
 
 /// The text of a small file.
@@ -424,9 +458,10 @@ enum AddressError {
     Malformed(String),
 }
 
-/// The tenants of a shard, as this node knows them.
+/// The tenants of a shard, as this node knows them, and the landlord where its own ledger is.
 struct ResidentsOf {
     shard: Slug,
+    has_landlord: bool,
     directory: Arc<Directory>,
 }
 
@@ -436,10 +471,14 @@ impl Residents for ResidentsOf {
         let here = all
             .iter()
             .filter(|it| it.shard.as_ref() == Some(&self.shard));
-        here.map(|tenant| tenant.id).collect()
+        let landlord = self.has_landlord.then_some(TenantId::LANDLORD);
+        here.map(|tenant| tenant.id).chain(landlord).collect()
     }
 
     fn has(&self, tenant: TenantId) -> bool {
+        if tenant == TenantId::LANDLORD {
+            return self.has_landlord;
+        }
         let known = self.directory.get(tenant);
         known.is_some_and(|it| it.shard.as_ref() == Some(&self.shard))
     }

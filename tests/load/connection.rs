@@ -37,11 +37,23 @@ impl Connection {
 
     /// Prepares a command.
     pub fn write_post(&mut self, path: &str, key: &str, idempotency: &str, body: &str) {
+        self.write_command("POST", path, key, idempotency, body);
+    }
+
+    /// The same, by any method.
+    pub fn write_command(
+        &mut self,
+        method: &str,
+        path: &str,
+        key: &str,
+        idempotency: &str,
+        body: &str,
+    ) {
         self.request.clear();
         // Writing to memory cannot fail.
         let _ = write!(
             self.request,
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {key}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {key}\r\n\
              Idempotency-Key: {idempotency}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
             self.host,
@@ -55,6 +67,16 @@ impl Connection {
         let _ = write!(
             self.request,
             "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            self.host
+        );
+    }
+
+    /// Prepares a question of somebody with a key.
+    pub fn write_get_as(&mut self, path: &str, key: &str) {
+        self.request.clear();
+        let _ = write!(
+            self.request,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {key}\r\n\r\n",
             self.host
         );
     }

@@ -7,14 +7,19 @@
 //! own. Client and service share the machine's cores, so the client is as lean as it can be: bytes
 //! over a kept connection, nothing parsed but status and length.
 
+mod audit;
 mod compare;
 mod connection;
 mod delays;
+mod publish;
 mod service;
 mod store;
 
 #[path = "../servers/postgres.rs"]
 mod postgres;
+#[path = "../servers/rabbitmq.rs"]
+#[expect(dead_code, reason = "nothing is killed here")]
+mod rabbitmq;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,6 +77,12 @@ enum Command {
     /// Issue cards on PostgreSQL on this service and on a stock one of the same libraries, and
     /// insert events with pgbench, in turn; print the ratios
     Compare(compare::Options),
+    /// Audit the usage of many tenants, and read their events without doing anything with them, in
+    /// turn; print what each took
+    Audit(audit::Options),
+    /// Publish to a private RabbitMQ node: the time to the delivery at half load, and events/s beside
+    /// a bare publisher; print the ratio
+    Publish(publish::Options),
     /// Be the stock service, on an empty database
     #[command(hide = true)]
     Stock,
@@ -109,6 +120,11 @@ fn main() -> anyhow::Result<()> {
     match &options.command {
         None => issuances(&options, &binary, &runtime),
         Some(Command::Compare(options)) => runtime.block_on(compare::compare(options, &binary)),
+        Some(Command::Audit(wanted)) => {
+            let within = options.directory.as_deref();
+            runtime.block_on(audit::audit(wanted, options.engine, &binary, within))
+        }
+        Some(Command::Publish(options)) => runtime.block_on(publish::publish(options, &binary)),
         Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
     }
 }
@@ -204,9 +220,8 @@ async fn measure(
         let key = keys[number % tenants].clone();
         let connection = Connection::open(service.address()).await?;
         let pace = options.rate.map(|rate| Pace::of(rate, number, connections));
-        clients.push(tokio::spawn(issue(
-            connection, key, number, pace, begin, end,
-        )));
+        let name = number.to_string();
+        clients.push(tokio::spawn(issue(connection, key, name, pace, begin, end)));
     }
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
@@ -283,7 +298,7 @@ impl Pace {
 async fn issue(
     mut connection: Connection,
     key: String,
-    number: usize,
+    name: String,
     mut pace: Option<Pace>,
     begin: Instant,
     end: Instant,
@@ -291,9 +306,9 @@ async fn issue(
     let mut latencies = Vec::with_capacity(1 << 16);
     for index in 0_u64.. {
         let body = format!(
-            r#"{{"holder":{{"name":"Holder {number} {index}","email":"h{number}.{index}@example.com"}}}}"#
+            r#"{{"holder":{{"name":"Holder {name} {index}","email":"h{name}.{index}@example.com"}}}}"#
         );
-        let idempotency = format!("load-{number}-{index}");
+        let idempotency = format!("load-{name}-{index}");
         connection.write_post("/v1/cards", &key, &idempotency, &body);
         let asked = match &mut pace {
             Some(pace) => pace.wait().await,

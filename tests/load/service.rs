@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::audit::Stopped;
 use super::store::{Store, cpu_of};
 
 pub const LANDLORD_KEY: &str = "landlord-key-of-the-load-command";
@@ -34,10 +38,34 @@ impl Service {
         Self::start_on(&self.binary, Arc::clone(&self.store))
     }
 
-    fn start_on(binary: &Path, store: Arc<Store>) -> anyhow::Result<Self> {
+    /// Stops it in order.
+    pub fn stopped(mut self) -> anyhow::Result<Stopped> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM)?;
+        self.child.wait()?;
+        Ok(Stopped {
+            binary: self.binary.clone(),
+            store: Arc::clone(&self.store),
+        })
+    }
+
+    /// Starts `binary` on a store that may have something in it.
+    pub fn start_on(binary: &Path, store: Arc<Store>) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         Self::spawn_on(&mut command, store)
+    }
+
+    /// Starts `binary` on a store that others may have used, publishing to a broker, if any.
+    pub fn start_publishing(
+        binary: &Path,
+        store: &Arc<Store>,
+        broker: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.envs(broker.map(|url| ("AMQP_URL", url)));
+        Self::spawn_on(&mut command, Arc::clone(store))
     }
 
     /// Starts a service by this command, which is told the store and says where it listens.
@@ -90,10 +118,26 @@ impl Service {
 
     /// The memory that it has resident, in MiB.
     pub fn memory_mib(&self) -> anyhow::Result<u64> {
+        self.mib("VmRSS:")
+    }
+
+    /// The most memory that it has had resident since its start or [`Self::forget_peak`], in MiB.
+    pub fn peak_mib(&self) -> anyhow::Result<u64> {
+        self.mib("VmHWM:")
+    }
+
+    /// From now on the peak is counted anew; the memory that it has resident, in MiB.
+    pub fn forget_peak(&self) -> anyhow::Result<u64> {
+        // proc(5): this resets the high water mark.
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?;
+        self.memory_mib()
+    }
+
+    fn mib(&self, what: &'static str) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = resident.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? / 1024)
+        let found = status.lines().find_map(|line| line.strip_prefix(what));
+        let kib = found.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context(what)?.parse::<u64>()? / 1024)
     }
 
     /// Where it listens.

@@ -1,4 +1,4 @@
-//! A TCP proxy before a PostgreSQL server, for one node: its connections can be cut, or fall silent
+//! A TCP proxy before a PostgreSQL server or a broker, for one node: its connections can be cut, or fall silent
 //! as when a cable is pulled.
 
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +26,26 @@ struct Connection {
     listens: Arc<AtomicBool>,
     /// Whether the node notifies others on it.
     notifies: Arc<AtomicBool>,
+}
+
+/// What is behind a proxy.
+#[derive(Clone)]
+enum Server {
+    Socket(PathBuf),
+    Port(u16),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Server {
+    async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Socket(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Port(port) => Box::new(TcpStream::connect(("127.0.0.1", *port)).await?),
+        })
+    }
 }
 
 /// What becomes of a connection.
@@ -49,8 +69,17 @@ pub enum Which {
 }
 
 impl Proxy {
-    /// A proxy before the server that listens on this socket.
+    /// A proxy before the PostgreSQL server that listens on this socket.
     pub async fn before(socket: PathBuf) -> Self {
+        Self::before_server(Server::Socket(socket)).await
+    }
+
+    /// A proxy before the server that listens on this port of this machine.
+    pub async fn before_port(port: u16) -> Self {
+        Self::before_server(Server::Port(port)).await
+    }
+
+    async fn before_server(server: Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let connections = Connections::default();
@@ -58,7 +87,7 @@ impl Proxy {
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(carry(client, socket.clone(), Arc::clone(&accepted)));
+                tokio::spawn(carry(client, server.clone(), Arc::clone(&accepted)));
             }
         });
         Self {
@@ -66,6 +95,11 @@ impl Proxy {
             connections,
             accepting,
         }
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The address of a database behind it.
@@ -101,9 +135,9 @@ impl Drop for Proxy {
 }
 
 /// Carries bytes both ways until an end closes or it is decided otherwise.
-async fn carry(mut client: TcpStream, socket: PathBuf, connections: Connections) {
+async fn carry(mut client: TcpStream, server: Server, connections: Connections) {
     // A server that is away: closing says so.
-    let Ok(mut server) = UnixStream::connect(socket).await else {
+    let Ok(mut server) = server.connect().await else {
         return;
     };
     let (fate, mut decided) = watch::channel(Fate::Goes);

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::cluster::Cluster;
@@ -80,6 +82,35 @@ impl Store {
                 let schema = schema(id);
                 database.run(&format!("drop table {schema}.head"));
                 "does not exist"
+            }
+        }
+    }
+
+    /// Adds cards that there are not to the counters of a tenant of a stopped service.
+    pub async fn miscount(&self, id: &str) {
+        let by = |head: &str| format!("update {head} set active = active + 2, revoked = 7");
+        match self {
+            Self::Directory(directory) => {
+                let file = directory.path().join("tenants").join(format!("{id}.db"));
+                in_file(&file, &by("head")).await;
+            }
+            Self::Database(database) => {
+                database.run(&by(&format!("{}.head", schema(id))));
+            }
+        }
+    }
+
+    /// Makes the landlord's read model of a tenant of a stopped service say something else.
+    pub async fn misread(&self, id: &str) {
+        let usage = r#"{"issued":9,"active":0,"suspended":0,"revoked":0,"expired":0,"replaced":0}"#;
+        let change =
+            format!("update tenant_overviews set usage = '{usage}' where tenant_id = '{id}'");
+        match self {
+            Self::Directory(directory) => {
+                in_file(&directory.path().join("landlord.db"), &change).await;
+            }
+            Self::Database(database) => {
+                database.run(&change);
             }
         }
     }
@@ -184,6 +215,15 @@ impl At {
             Self::Own(cluster) => cluster,
         }
     }
+}
+
+/// Runs statements in a SQLite file.
+pub async fn in_file(file: &Path, statements: &str) {
+    let options = SqliteConnectOptions::new().filename(file);
+    let mut connection = options.connect().await.expect("a database");
+    let done = sqlx::raw_sql(statements).execute(&mut connection).await;
+    done.expect("done");
+    connection.close().await.expect("closed");
 }
 
 /// The schema of a tenant.

@@ -91,7 +91,11 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
 
 /// Whether the client has this version already (`If-None-Match`).
 pub fn has_already(headers: &HeaderMap, version: Version) -> bool {
-    let tag = format!("\"{version}\"");
+    has_tag(headers, &format!("\"{version}\""))
+}
+
+/// Whether the client has the answer with this entity tag already (`If-None-Match`).
+pub fn has_tag(headers: &HeaderMap, tag: &str) -> bool {
     let lists = headers.get_all(IF_NONE_MATCH).iter();
     lists
         .filter_map(|list| list.to_str().ok())

@@ -83,7 +83,7 @@ pub struct SubscriberQuery {
 pub struct OfTenant {
     /// The tenant.
     #[schema(value_type = Option<String>, format = Uuid)]
-    tenant: Option<TenantId>,
+    pub tenant: Option<TenantId>,
 }
 
 /// What was built anew.
@@ -172,7 +172,7 @@ pub async fn rebuild_subscriber(
 ) -> Result<Response, Problem> {
     require_landlord(ask.scope())?;
     require_tenant(&api, ask.body.tenant)?;
-    if !api.application.subscribers.knows(&name) {
+    if !api.application.subscribers.is_read_model(&name) {
         return Err(Problem::not_found("subscriber"));
     }
     match ask.body.tenant {

@@ -1,9 +1,10 @@
 //! What the landlord does to a tenant's subscription.
 //!
-//! A change is in force for the tenant's next request. Plan changes take effect now; scheduled
-//! ones, trials and grace periods are not part of this version.
+//! A change is in force for the tenant's next request; what is scheduled, at its moment.
 
-use std::collections::BTreeMap;
+pub mod body;
+pub mod plans;
+
 use std::sync::Arc;
 
 use application::commands::Done;
@@ -11,60 +12,24 @@ use application::error::Error;
 use application::scope::Command;
 use application::subscriptions::SubscriptionState;
 use axum::extract::State;
+use axum::http::header::ETAG;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use domain::catalogue::{FeatureSlug, FeatureValue, PlanKey};
+use domain::catalogue::{FeatureSlug, FeatureValue};
 use domain::ids::TenantId;
-use serde::{Deserialize, Serialize};
+use domain::subscription::Effective;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
+use self::body::SubscriptionBody;
 use crate::Api;
-use crate::answer::Commanded;
-use crate::entitlements::{EntitlementBody, FeatureValueBody, StandingBody, features};
+use crate::answer::{Commanded, Json, LEDGER_POSITION, etag};
+use crate::cards::Fresh;
+use crate::entitlements::FeatureValueBody;
 use crate::extract::body::{Why, reason};
-use crate::extract::{Ask, Fields, InPath};
-use crate::problem::{Code, FieldError, Problem};
-
-/// A subscription after a change.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Subscription)]
-pub struct SubscriptionBody {
-    /// Whose.
-    #[schema(value_type = String, format = Uuid)]
-    pub tenant: TenantId,
-    /// The plan.
-    pub plan: String,
-    /// The version of the plan's terms.
-    pub plan_version: u32,
-    /// The plan's price level.
-    pub price_level: u32,
-    /// Whether the tenant is served.
-    pub state: StandingBody,
-    /// When a cancelled subscription ends.
-    pub ends_at: Option<DateTime<Utc>>,
-    /// Every right, by the feature's slug.
-    pub features: BTreeMap<String, EntitlementBody>,
-    /// Cards in circulation.
-    pub in_circulation: u64,
-    /// The most cards in circulation; null is without limit.
-    pub limit: Option<u64>,
-    /// How many cards are in circulation beyond the limit. None is deleted.
-    pub over_limit_by: u64,
-}
-
-/// Another plan.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlanChange {
-    /// The plan's key.
-    #[schema(example = "pro")]
-    plan: String,
-    /// When: `now`, the only choice in this version and the default.
-    #[schema(example = "now")]
-    effective: Option<String>,
-    /// Why, for the record.
-    #[schema(max_length = 500)]
-    reason: Option<String>,
-}
+use crate::extract::{Ask, Fields, InPath, InQuery};
+use crate::problem::{FieldError, Problem};
+use crate::scope::Caller;
 
 /// A feature beside the plan.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -81,19 +46,62 @@ pub struct FeatureGrant {
     reason: Option<String>,
 }
 
-/// Puts a tenant on another plan, now.
+/// A payment that failed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailedPayment {
+    /// How many days service goes on this time, unless the subscription is reinstated before: the
+    /// tenant's own if absent, 0 to suspend at once.
+    #[schema(maximum = 90, example = 14)]
+    grace_days: Option<u32>,
+    /// Why, for the record.
+    #[schema(max_length = 500)]
+    reason: Option<String>,
+}
+
+/// How much grace a tenant has.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grace {
+    /// How many days service goes on after a failed payment; a tenant begins with 14.
+    #[schema(maximum = 90, example = 14)]
+    grace_days: u32,
+    /// Why, for the record.
+    #[schema(max_length = 500)]
+    reason: Option<String>,
+}
+
+/// The end of a subscription.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancellation {
+    /// When: `period_end` (the default: what was paid for is served), `now`, or an RFC 3339 time
+    /// at most two years ahead.
+    #[schema(example = "period_end")]
+    effective: Option<String>,
+    /// Why, for the record.
+    #[schema(max_length = 500)]
+    reason: Option<String>,
+}
+
+/// Shows a tenant's subscription as it is now. Its `ETag` is what `If-Match` of a change names.
 #[utoipa::path(
-    put, path = "/v1/landlord/tenants/{id}/subscription/plan", tag = "Landlord",
-    request_body = PlanChange, params(("id" = String, Path, description = "The tenant's id")),
-    responses((status = 200, description = "The subscription", body = SubscriptionBody))
+    get, path = "/v1/landlord/tenants/{id}/subscription", tag = "Landlord",
+    params(("id" = String, Path, description = "The tenant's id"), Fresh),
+    responses((status = 200, description = "The subscription", body = SubscriptionBody,
+        headers(("ETag" = String, description = "The subscription's version"))))
 )]
-pub async fn change_plan(
+pub async fn get_subscription(
     State(api): State<Arc<Api>>,
+    Caller(scope): Caller,
     InPath(id): InPath<TenantId>,
-    ask: Ask<PlanChange>,
-) -> Result<Commanded<SubscriptionBody>, Problem> {
-    let (command, plan) = ask.into_plan()?;
-    answer(api.application.change_plan(&command, id, &plan).await)
+    InQuery(fresh): InQuery<Fresh>,
+) -> Result<Response, Problem> {
+    let at_least = fresh.at_least.unwrap_or_default();
+    let seen = api.application.subscription(&scope, id, at_least).await?;
+    let tag = [(ETAG, etag(seen.version))];
+    let position = [(LEDGER_POSITION, seen.as_of.to_string())];
+    Ok((tag, position, Json(SubscriptionBody::from(seen.state))).into_response())
 }
 
 /// Grants a feature beside the plan: an add-on, or an override.
@@ -136,6 +144,39 @@ pub async fn revoke_feature(
     answer(api.application.revoke_feature(&command, id, &slug).await)
 }
 
+/// Gives a tenant more or less grace after each payment that fails from now on.
+#[utoipa::path(
+    put, path = "/v1/landlord/tenants/{id}/subscription/grace", tag = "Landlord",
+    request_body = Grace, params(("id" = String, Path, description = "The tenant's id")),
+    responses((status = 200, description = "The subscription", body = SubscriptionBody))
+)]
+pub async fn set_grace(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<TenantId>,
+    ask: Ask<Grace>,
+) -> Result<Commanded<SubscriptionBody>, Problem> {
+    let command = because(ask.command, ask.body.reason)?;
+    let days = ask.body.grace_days;
+    answer(api.application.set_grace(&command, id, days).await)
+}
+
+/// Begins the days of grace after a failed payment; at their end the subscription is suspended.
+/// A failure that is reported again does not prolong them.
+#[utoipa::path(
+    put, path = "/v1/landlord/tenants/{id}/subscription/payment-failed", tag = "Landlord",
+    request_body = FailedPayment, params(("id" = String, Path, description = "The tenant's id")),
+    responses((status = 200, description = "The subscription", body = SubscriptionBody))
+)]
+pub async fn fail_payment(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<TenantId>,
+    ask: Ask<FailedPayment>,
+) -> Result<Commanded<SubscriptionBody>, Problem> {
+    let command = because(ask.command, ask.body.reason)?;
+    let days = ask.body.grace_days;
+    answer(api.application.fail_payment(&command, id, days).await)
+}
+
 /// Stops service until reinstated. Cards stay readable; nothing is deleted.
 #[utoipa::path(
     put, path = "/v1/landlord/tenants/{id}/subscription/suspend", tag = "Landlord",
@@ -151,7 +192,7 @@ pub async fn suspend(
     answer(api.application.suspend_subscription(&command, id).await)
 }
 
-/// Resumes service exactly as it was.
+/// Resumes service exactly as it was, or ends the grace because the payment came.
 #[utoipa::path(
     put, path = "/v1/landlord/tenants/{id}/subscription/reinstate", tag = "Landlord",
     request_body = Why, params(("id" = String, Path, description = "The tenant's id")),
@@ -166,19 +207,60 @@ pub async fn reinstate(
     answer(api.application.reinstate_subscription(&command, id).await)
 }
 
-/// Ends the subscription, now and for good. Cards stay readable; nothing is deleted.
+/// Ends the subscription for good: at the end of the period that is paid for, if nothing else is
+/// said. Cards stay readable; nothing is deleted. One that is suspended ends at once.
 #[utoipa::path(
     put, path = "/v1/landlord/tenants/{id}/subscription/cancel", tag = "Landlord",
-    request_body = Why, params(("id" = String, Path, description = "The tenant's id")),
+    request_body = Cancellation, params(("id" = String, Path, description = "The tenant's id")),
     responses((status = 200, description = "The subscription", body = SubscriptionBody))
 )]
 pub async fn cancel(
     State(api): State<Arc<Api>>,
     InPath(id): InPath<TenantId>,
-    ask: Ask<Why>,
+    ask: Ask<Cancellation>,
 ) -> Result<Commanded<SubscriptionBody>, Problem> {
-    let command = ask.because()?;
-    answer(api.application.cancel_subscription(&command, id).await)
+    let mut fields = Fields::default();
+    let asked = ask.body.effective.as_deref().unwrap_or("period_end");
+    let effective = effective(&mut fields, asked);
+    let reason = reason(&mut fields, ask.body.reason);
+    let (effective, reason) = fields.finish(effective.zip(reason))?;
+    let command = Command {
+        reason,
+        ..ask.command
+    };
+    let application = &api.application;
+    answer(
+        application
+            .cancel_subscription(&command, id, effective)
+            .await,
+    )
+}
+
+/// The command, with its reason.
+fn because(command: Command, text: Option<String>) -> Result<Command, Problem> {
+    let mut fields = Fields::default();
+    let reason = reason(&mut fields, text);
+    Ok(Command {
+        reason: fields.finish(reason)?,
+        ..command
+    })
+}
+
+/// Parses when something takes effect.
+fn effective(fields: &mut Fields, text: &str) -> Option<Effective> {
+    match text {
+        "now" => Some(Effective::Now),
+        "period_end" => Some(Effective::PeriodEnd),
+        time => {
+            let parsed = DateTime::parse_from_rfc3339(time).is_ok();
+            if !parsed {
+                let detail = "must be now, period_end, or an RFC 3339 time";
+                fields.note("effective", "invalid_time", detail);
+                return None;
+            }
+            fields.time("effective", time).map(Effective::At)
+        }
+    }
 }
 
 fn answer(
@@ -195,32 +277,6 @@ fn feature(slug: String) -> Result<FeatureSlug, Problem> {
     })
 }
 
-impl Ask<PlanChange> {
-    fn into_plan(self) -> Result<(Command, PlanKey), Problem> {
-        let mut fields = Fields::default();
-        let plan = fields.text("plan", self.body.plan);
-        let reason = reason(&mut fields, self.body.reason);
-        let (plan, reason) = fields.finish(plan.zip(reason))?;
-        if self.body.effective.is_some_and(|when| when != "now") {
-            return Err(schedule_not_available());
-        }
-        let command = Command {
-            reason,
-            ..self.command
-        };
-        Ok((command, plan))
-    }
-}
-
-fn schedule_not_available() -> Problem {
-    let detail = "plan changes take effect now; this version cannot schedule them";
-    Problem::new(Code::ScheduleNotAvailable, detail).with_errors(vec![FieldError::new(
-        "effective",
-        "schedule_not_available",
-        "must be \"now\"",
-    )])
-}
-
 impl Ask<FeatureGrant> {
     fn into_grant(self) -> Result<(Command, FeatureValue, Option<DateTime<Utc>>), Problem> {
         let mut fields = Fields::default();
@@ -232,22 +288,5 @@ impl Ask<FeatureGrant> {
             ..self.command
         };
         Ok((command, self.body.value, expires_at))
-    }
-}
-
-impl From<SubscriptionState> for SubscriptionBody {
-    fn from(state: SubscriptionState) -> Self {
-        Self {
-            tenant: state.tenant,
-            plan: state.plan.into(),
-            plan_version: state.plan_version,
-            price_level: state.price_level,
-            state: state.standing.into(),
-            ends_at: state.ends_at,
-            features: features(state.features),
-            in_circulation: state.in_circulation,
-            limit: state.limit,
-            over_limit_by: state.over_limit_by,
-        }
     }
 }

@@ -65,6 +65,11 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "Not found";
     /// The feature was not granted beside the plan, so it cannot be taken back.
     FeatureNotGranted = "feature_not_granted", NOT_FOUND, "Feature not granted";
+    /// No plan change is scheduled, so there is none to take off: it was never scheduled, it has
+    /// happened, or another one or a cancellation took its place.
+    NothingScheduled = "nothing_scheduled", NOT_FOUND, "Nothing scheduled";
+    /// No trial is running: it has ended, was converted, or never began.
+    NoTrial = "no_trial", NOT_FOUND, "No trial";
     /// The path exists, but not with this method; `Allow` lists those it has.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// None of the media types in `Accept` can be had here.
@@ -73,6 +78,13 @@ codes! {
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "Request timeout";
     /// The state of the card or the subscription does not allow it.
     InvalidTransition = "invalid_transition", CONFLICT, "Invalid transition";
+    /// The tenant has not paid, so it can go over to a lower plan but not to a higher one, nor try
+    /// one. Reinstate the subscription first.
+    PlanChangesBlocked = "plan_changes_blocked", CONFLICT, "Plan changes blocked";
+    /// The tenant has tried this plan before; there is one trial a plan, ever.
+    TrialUsed = "trial_used", CONFLICT, "Trial used";
+    /// Another trial runs; there is one at a time. Cancel it, or wait for its end.
+    TrialRunning = "trial_running", CONFLICT, "Trial running";
     /// Others kept changing the same resource. Try again.
     VersionConflict = "version_conflict", CONFLICT, "Version conflict";
     /// A request with the same `Idempotency-Key` is being worked on. Try again.
@@ -86,8 +98,18 @@ codes! {
     NoShards = "no_shards", CONFLICT, "No shards here";
     /// There is another shard of this name.
     ShardExists = "shard_exists", CONFLICT, "Shard exists";
+    /// A plan that is for sale grants the feature, so it cannot go out of sale. Take it out of the
+    /// plan first.
+    FeatureInUse = "feature_in_use", CONFLICT, "Feature in use";
+    /// A limit cannot be switched off. Switch off what it limits.
+    NoKillSwitch = "no_kill_switch", CONFLICT, "No kill switch";
+    /// The catalogue has as many entries of this kind as it can have.
+    CatalogueFull = "catalogue_full", CONFLICT, "Catalogue full";
     /// Another tenant has this slug.
     SlugTaken = "slug_taken", CONFLICT, "Slug taken";
+    /// A usage audit is running, on this node or another: one does at a time. Try again when it is
+    /// over.
+    AuditRunning = "audit_running", CONFLICT, "Audit running";
     /// The resource is not at the version that `If-Match` names. Read it again.
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "Precondition failed";
     /// The body is larger than accepted.
@@ -100,8 +122,6 @@ codes! {
     ValidationFailed = "validation_failed", UNPROCESSABLE_ENTITY, "Validation failed";
     /// The `Idempotency-Key` was used before for another request.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key reused";
-    /// Plan changes can only take effect `now`; scheduled ones are not available yet.
-    ScheduleNotAvailable = "schedule_not_available", UNPROCESSABLE_ENTITY, "Scheduled changes are not available";
     /// Something went wrong here. The `request_id` finds it in the logs.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// The tenant has the feature, but this version of the service does not have the module.
@@ -112,6 +132,9 @@ codes! {
     /// This node does not reach the shard's database; its log says why. Make it reachable from every
     /// node, then try again.
     ShardUnreachable = "shard_unreachable", SERVICE_UNAVAILABLE, "Shard unreachable";
+    /// The provider has switched the feature off for everybody, for the time being. No upgrade
+    /// would help; when it is there again, everything is as it was.
+    FeatureDisabled = "feature_disabled", SERVICE_UNAVAILABLE, "Feature switched off";
     /// More requests are being worked on than accepted. Try again after `Retry-After` seconds.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Overloaded";
     /// The read model has not reached the asked position in time. Try again.
@@ -126,6 +149,7 @@ impl Code {
         match self {
             Self::Overloaded | Self::ReadModelBehind => Some(1),
             Self::Unavailable | Self::ShardUnreachable | Self::NotReady => Some(5),
+            Self::FeatureDisabled => Some(60),
             Self::MalformedJson
             | Self::InvalidQuery
             | Self::InvalidCursor
@@ -138,16 +162,25 @@ impl Code {
             | Self::Forbidden
             | Self::NotFound
             | Self::FeatureNotGranted
+            | Self::NothingScheduled
+            | Self::NoTrial
             | Self::MethodNotAllowed
             | Self::NotAcceptable
             | Self::RequestTimeout
             | Self::InvalidTransition
+            | Self::PlanChangesBlocked
+            | Self::TrialUsed
+            | Self::TrialRunning
             | Self::VersionConflict
             | Self::RequestInProgress
             | Self::NoOpenShard
             | Self::NoDedicatedDatabase
             | Self::NoShards
             | Self::ShardExists
+            | Self::FeatureInUse
+            | Self::NoKillSwitch
+            | Self::CatalogueFull
+            | Self::AuditRunning
             | Self::SlugTaken
             | Self::PreconditionFailed
             | Self::BodyTooLarge
@@ -155,7 +188,6 @@ impl Code {
             | Self::UnsupportedMediaType
             | Self::ValidationFailed
             | Self::IdempotencyKeyReused
-            | Self::ScheduleNotAvailable
             | Self::Internal
             | Self::ModuleNotAvailable => None,
         }

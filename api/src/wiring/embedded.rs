@@ -15,6 +15,7 @@ use application::tenants::Directory;
 use async_trait::async_trait;
 use infrastructure::database::{DataDirectory, Database, Older};
 use infrastructure::landlord::{self, LandlordDatabase};
+use infrastructure::processes::FileProcesses;
 use infrastructure::projections::cards::CardsProjection;
 use infrastructure::projections::landlord::LandlordReadModel;
 use infrastructure::tenants::EmbeddedStores;
@@ -43,6 +44,8 @@ pub(super) async fn open(
         .map_err(|error| Unavailable::because("the landlord's database", error))?;
     let database = Arc::new(database);
     let landlord = LandlordDatabase::new(Arc::clone(&database));
+    // This process alone has the directory, so whoever ran one is gone.
+    landlord.interrupt_usage_audits().await?;
     let stores = EmbeddedStores::new(
         directory.tenants(),
         limits.open_tenants_max,
@@ -60,6 +63,8 @@ pub(super) async fn open(
         landlord: Arc::new(landlord),
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),
+        counts: Arc::new(stores.clone()),
+        process_states: Arc::new(FileProcesses::new(Arc::new(stores.clone()))),
         cards: Arc::new(CardsProjection::new(Arc::new(stores.clone()))),
         engine: Arc::new(Files {
             directory,

@@ -19,6 +19,7 @@ use infrastructure::database::Older;
 use infrastructure::landlord::{self, LandlordDatabase};
 use infrastructure::news::hear_news;
 use infrastructure::portable::postgres::PostgresDatabase;
+use infrastructure::processes::SchemaProcesses;
 use infrastructure::projections::cards::postgres::PostgresCardsProjection;
 use infrastructure::projections::landlord::LandlordReadModel;
 use infrastructure::shards::places::ShardPlaces;
@@ -110,6 +111,8 @@ pub(super) async fn open(
         landlord,
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),
+        counts: Arc::new(stores.clone()),
+        process_states: Arc::new(SchemaProcesses::new(Arc::clone(&connected) as _)),
         cards: Arc::new(PostgresCardsProjection::new(Arc::clone(&connected) as _)),
         engine: Arc::new(Shared {
             landlord: database,

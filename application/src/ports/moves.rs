@@ -98,6 +98,9 @@ pub trait Places: Send + Sync {
         there: &Tenant,
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, Unavailable>;
+    /// Carries the checkpoints of subscribers whose effect is in no database of ours, which cannot be
+    /// built anew: without them everything would be published again.
+    async fn carry_checkpoints(&self, here: &Tenant, there: &Tenant) -> Result<(), Unavailable>;
     /// Drops the ledger, if there is one, with the read models beside it.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::Line;
 use crate::error::causes;
 use crate::ports::HandlerError;
+use crate::ports::checkpoints::Turn;
 
 /// How many events are handed over at a time.
 const BATCH_EVENTS: usize = 512;
@@ -171,6 +172,12 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
                 }
                 continue;
             }
+            Ok(Ok(Step::Elsewhere { look_again_in })) => {
+                failures = 0;
+                follower.enter(FollowerState::Running, None);
+                line.pause(look_again_in).await;
+                continue;
+            }
             Ok(Ok(Step::Resting)) => return,
             Ok(Err(error)) => error,
             Err(_panic) => HandlerError::Failed("the handler panicked".to_owned()),
@@ -185,7 +192,10 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
             tracing::error!(subscriber, %tenant, error = text, "stopped: resume it by command");
             return follower.enter(FollowerState::Stopped, Some(text));
         }
-        tracing::warn!(subscriber, %tenant, error = text, failures, "trying again");
+        // Ever more rarely: what many tenants wait for would be all that is logged.
+        if failures.is_power_of_two() {
+            tracing::warn!(subscriber, %tenant, error = text, failures, "trying again");
+        }
         follower.enter(FollowerState::Retrying, Some(text));
         let pause = PAUSE_MAX.min(PAUSE_MIN * 2_u32.saturating_pow(failures - 1));
         line.pause(pause).await;
@@ -202,7 +212,13 @@ impl Line {
 }
 
 enum Step {
-    Handled { events: usize },
+    Handled {
+        events: usize,
+    },
+    /// Another node handles the events.
+    Elsewhere {
+        look_again_in: Duration,
+    },
     Resting,
 }
 
@@ -211,6 +227,24 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
         return Ok(Step::Resting);
     };
     let store = line.stores.open(tenant).await?;
+    match line.subscriber.turn(&store).await? {
+        Turn::Here => {}
+        Turn::HereFrom(checkpoint) if follower.progress().checkpoint == Some(checkpoint) => {}
+        Turn::HereFrom(checkpoint) => follower.advance(checkpoint),
+        Turn::Elsewhere {
+            checkpoint,
+            lapses_in,
+        } => {
+            let heard = follower.progress().head;
+            follower.advance(checkpoint);
+            return Ok(match checkpoint >= heard && follower.rest(heard) {
+                true => Step::Resting,
+                false => Step::Elsewhere {
+                    look_again_in: lapses_in,
+                },
+            });
+        }
+    }
     let checkpoint = match follower.progress().checkpoint {
         Some(position) => position,
         None => {

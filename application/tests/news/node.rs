@@ -10,9 +10,10 @@ use application::keys::{ApiKey, KeyRing, Secret, Seed};
 use application::news::{LandlordNews, News, follow_news};
 use application::ports::agenda::Agenda;
 use application::ports::restore::{RestoreError, RestoringStore, StoredOutcome};
+use application::ports::usage::{Begun, LedgerCounts, Reconciliation, Recount, UsageAuditRecords};
 use application::ports::{
-    Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random, Recorded,
-    RecordedOutcome, TenantStore, TenantStores, Unavailable,
+    AppendError, Appended, Clock, IdempotencyRecord, Landlord, LandlordError, LandlordView, Random,
+    Recorded, RecordedOutcome, TenantStore, TenantStores, Unavailable,
 };
 use application::scope::{Command, Role, Scope};
 use application::shards::Shard;
@@ -20,6 +21,7 @@ use application::subscribers::Subscribers;
 use application::tenants::{
     Directory, Isolation, NewTenant, Tenant, TenantFilter, TenantOverview, TenantPage,
 };
+use application::usage_audits::{Auditor, Night, UsageAudit};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::catalogue::Catalogue;
@@ -60,7 +62,7 @@ impl Node {
             landlord: Arc::clone(&records) as _,
             overviews: Arc::new(Absent),
             agenda: Arc::new(Absent),
-            catalogue: Catalogue::standard(),
+            catalogue: Catalogue::standard().into(),
             decoder: Decoder::default(),
             directory: Arc::new(directory),
             shards: Arc::default(),
@@ -75,6 +77,7 @@ impl Node {
             )),
             stores,
             clock,
+            auditor: Auditor::new(Arc::new(Absent), Arc::new(Absent)),
         });
         let (news, stop) = (LandlordNews::default(), CancellationToken::new());
         let following = follow_news(Arc::clone(&application), news.clone(), stop.clone());
@@ -386,6 +389,42 @@ impl LandlordView for Absent {
     }
 
     async fn list(&self, _: &TenantFilter) -> Result<TenantPage, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+}
+
+#[async_trait]
+impl LedgerCounts for Absent {
+    async fn recount(&self, _: TenantId, _: Position) -> Result<Recount, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn reconcile(&self, _: TenantId, _: Reconciliation) -> Result<Appended, AppendError> {
+        Err(Unavailable::new(ABSENT).into())
+    }
+}
+
+#[async_trait]
+impl UsageAuditRecords for Absent {
+    async fn begin(
+        &self,
+        _: &UsageAudit,
+        _: Option<&Night>,
+        _: DateTime<Utc>,
+        _: Option<&IdempotencyRecord>,
+    ) -> Result<Begun, LandlordError> {
+        Err(Unavailable::new(ABSENT).into())
+    }
+
+    async fn report(&self, _: &UsageAudit) -> Result<(), Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn find(&self, _: Uuid) -> Result<Option<UsageAudit>, Unavailable> {
+        Err(Unavailable::new(ABSENT))
+    }
+
+    async fn list(&self, _: Option<Uuid>, _: usize) -> Result<Vec<UsageAudit>, Unavailable> {
         Err(Unavailable::new(ABSENT))
     }
 }

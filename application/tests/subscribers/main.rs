@@ -3,33 +3,33 @@
 //! The ledger here is a list and the subscriber a script, because no real one fails on command.
 //! Time is tokio's paused clock, so pauses between tries take none.
 
+mod absent;
 mod samples;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use application::cards::{Card, CardFilter, CardPage};
 use application::doorbell::Doorbell;
 use application::error::Error;
+use application::ports::checkpoints::Turn;
 use application::ports::restore::{OutcomePage, RestoreError, RestoringStore};
 use application::ports::{
-    Append, AppendError, Appended, CardsView, Clock, HandlerError, Head, HistoryFilter, Ledger,
-    RecordedEvent, RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores,
-    Unavailable,
+    Append, AppendError, Appended, Clock, HandlerError, Head, HistoryFilter, Ledger, RecordedEvent,
+    RecordedOutcome, StoredEvent, Subscriber, TenantStore, TenantStores, Unavailable,
 };
 use application::subscribers::{FollowerState, Progress, Subscribers};
 use application::tenants::{Directory, Tenant};
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use cqrs_es::persist::SerializedEvent;
 use domain::chain::Hash;
 use domain::event::AggregateKind;
-use domain::ids::{CardId, Position, TenantId};
+use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 use uuid::Uuid;
 
+use crate::absent::{Epoch, NoCards, NoCheckpoints};
 use crate::samples::{event, tenant};
 
 const NAME: &str = "scripted";
@@ -166,6 +166,23 @@ async fn the_sweep_finds_what_another_node_did_without_a_ring() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_are_left_to_another_node_until_its_turn_lapses() {
+    let house = House::new(vec![]);
+    let elsewhere = Turn::Elsewhere {
+        checkpoint: 2,
+        lapses_in: std::time::Duration::from_secs(8),
+    };
+    *house.script.turns.lock().expect("not poisoned") = vec![Turn::HereFrom(2), elsewhere];
+    house.append(3);
+    house.ring();
+    house.until(FollowerState::Running).await;
+    house.reached(3).await.expect_err("left to the other node");
+    assert!(house.handled().is_empty());
+    house.reached(3).await.expect("its turn has lapsed");
+    assert_eq!(house.handled(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn unknown_names_are_refused() {
     let house = House::new(vec![]);
     assert!(matches!(
@@ -214,9 +231,11 @@ impl House {
             tenant: TenantId::new(Uuid::from_u128(1)),
             ledger: Arc::<ListLedger>::clone(&ledger),
             cards: Arc::new(NoCards),
+            checkpoints: Arc::new(NoCheckpoints),
         });
         let script = Arc::new(Script {
             acts: Mutex::new(acts),
+            turns: Mutex::default(),
             handled: Mutex::default(),
             checkpoint: AtomicUsize::new(0),
         });
@@ -296,6 +315,7 @@ impl House {
 
 struct Script {
     acts: Mutex<Vec<Act>>,
+    turns: Mutex<Vec<Turn>>,
     handled: Mutex<Vec<Position>>,
     checkpoint: AtomicUsize,
 }
@@ -304,6 +324,11 @@ struct Script {
 impl Subscriber for Script {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    async fn turn(&self, _: &TenantStore) -> Result<Turn, Unavailable> {
+        let turn = self.turns.lock().expect("not poisoned").pop();
+        Ok(turn.unwrap_or(Turn::Here))
     }
 
     async fn checkpoint(&self, _: &TenantStore) -> Result<Position, Unavailable> {
@@ -453,37 +478,5 @@ impl TenantStores for OneStore {
             true => vec![self.store.tenant],
             false => vec![],
         }
-    }
-}
-
-struct NoCards;
-
-#[async_trait]
-impl CardsView for NoCards {
-    async fn get(&self, _: CardId) -> Result<Option<Card>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn list(&self, _: &CardFilter) -> Result<CardPage, Unavailable> {
-        Ok(CardPage {
-            items: vec![],
-            next: None,
-        })
-    }
-
-    async fn due(&self, _: DateTime<Utc>, _: usize) -> Result<Vec<CardId>, Unavailable> {
-        Ok(vec![])
-    }
-
-    async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        Ok(None)
-    }
-}
-
-struct Epoch;
-
-impl Clock for Epoch {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH
     }
 }

@@ -1,7 +1,10 @@
 //! What Digital Card sells out of the box: two modules, nine features, three plans.
 
+use chrono::{DateTime, Utc};
+
 use super::{
-    Catalogue, Feature, FeatureKind, FeatureSlug, FeatureValue, Module, PlanKey, PlanTerms, feature,
+    Catalogue, CatalogueEvent, Feature, FeatureKind, FeatureSlug, FeatureValue, Module, ModuleKey,
+    PlanKey, PlanTerms, feature,
 };
 
 const BASIC: &str = "digital_card.basic";
@@ -10,41 +13,63 @@ const ADVANCED: &str = "digital_card.advanced";
 impl Catalogue {
     /// What Digital Card sells out of the box.
     pub fn standard() -> Self {
-        let features = [
-            in_module(BASIC, 1, feature::CARDS_LIFECYCLE, "Card lifecycle"),
-            in_module(ADVANCED, 2, feature::CARDS_BULK, "Bulk operations"),
-            in_module(ADVANCED, 2, feature::CARDS_EXPORT, "Exports"),
-            in_module(ADVANCED, 2, feature::CARDS_LIVE, "Live updates"),
-            in_module(ADVANCED, 2, feature::CARDS_STATS, "Statistics"),
-            Feature {
-                kind: FeatureKind::Limit,
-                price_level: 1,
-                ..add_on(feature::MAX_CARDS, "Cards in circulation")
-            },
-            add_on(feature::EXPORT_CSV, "Export as CSV"),
-            add_on(feature::API_ACCESS, "More than one API key"),
-            add_on(feature::CUSTOM_BRANDING, "Custom branding"),
-        ];
-        let plans = [
-            plan("free", 1, 0, FeatureValue::Limit(500)),
-            plan("pro", 1, 1, FeatureValue::Unlimited),
-            plan("enterprise", 2, 2, FeatureValue::Unlimited),
-        ];
-        Self {
-            features: features
-                .into_iter()
-                .map(|feature| (feature.slug.clone(), feature))
-                .collect(),
-            modules: vec![
-                module(BASIC, "Card lifecycle", 1),
-                module(ADVANCED, "Bulk, exports, live updates, statistics", 2),
-            ],
-            plans: plans
-                .into_iter()
-                .map(|plan| (plan.key.clone(), plan))
-                .collect(),
+        let mut catalogue = Self::default();
+        for event in catalogue.lacks_of_standard(DateTime::UNIX_EPOCH) {
+            catalogue.evolve(event);
         }
+        catalogue
     }
+
+    /// What is to happen, at `at`, so that everything that Digital Card sells out of the box is
+    /// defined here. What is here already stays as it is, whatever became of it.
+    pub fn lacks_of_standard(&self, at: DateTime<Utc>) -> Vec<CatalogueEvent> {
+        let modules = modules()
+            .into_iter()
+            .filter(|module| self.module(module.key.as_str()).is_none())
+            .map(|module| CatalogueEvent::ModuleDefined { module, at });
+        let features = features()
+            .into_iter()
+            .filter(|feature| self.feature(feature.slug.as_str()).is_none())
+            .map(|feature| CatalogueEvent::FeatureDefined { feature, at });
+        let plans = plans()
+            .into_iter()
+            .filter(|plan| self.plan(plan.key.as_str()).is_none())
+            .map(|plan| CatalogueEvent::PlanDefined { plan, at });
+        modules.chain(features).chain(plans).collect()
+    }
+}
+
+fn modules() -> [Module; 2] {
+    [
+        module(BASIC, "Card lifecycle", 1),
+        module(ADVANCED, "Bulk, exports, live updates, statistics", 2),
+    ]
+}
+
+fn features() -> [Feature; 9] {
+    [
+        in_module(BASIC, 1, feature::CARDS_LIFECYCLE, "Card lifecycle"),
+        in_module(ADVANCED, 2, feature::CARDS_BULK, "Bulk operations"),
+        in_module(ADVANCED, 2, feature::CARDS_EXPORT, "Exports"),
+        in_module(ADVANCED, 2, feature::CARDS_LIVE, "Live updates"),
+        in_module(ADVANCED, 2, feature::CARDS_STATS, "Statistics"),
+        Feature {
+            kind: FeatureKind::Limit,
+            price_level: 1,
+            ..add_on(feature::MAX_CARDS, "Cards in circulation")
+        },
+        add_on(feature::EXPORT_CSV, "Export as CSV"),
+        add_on(feature::API_ACCESS, "More than one API key"),
+        add_on(feature::CUSTOM_BRANDING, "Custom branding"),
+    ]
+}
+
+fn plans() -> [PlanTerms; 3] {
+    [
+        plan("free", 1, 0, FeatureValue::Limit(500)),
+        plan("pro", 1, 1, FeatureValue::Unlimited),
+        plan("enterprise", 2, 2, FeatureValue::Unlimited),
+    ]
 }
 
 fn slug(text: &str) -> FeatureSlug {
@@ -58,7 +83,7 @@ fn in_module(module: &str, price_level: u32, text: &str, name: &str) -> Feature 
         name: name.to_owned(),
         kind: FeatureKind::Flag,
         price_level,
-        module: Some(module.to_owned()),
+        module: Some(ModuleKey(module.to_owned())),
         add_on: false,
     }
 }
@@ -77,7 +102,7 @@ fn add_on(text: &str, name: &str) -> Feature {
 
 fn module(key: &str, name: &str, price_level: u32) -> Module {
     Module {
-        key: key.to_owned(),
+        key: ModuleKey(key.to_owned()),
         name: name.to_owned(),
         price_level,
     }

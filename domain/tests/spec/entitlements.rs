@@ -3,20 +3,28 @@
 use chrono::{DateTime, Utc};
 use domain::catalogue::{FeatureValue, feature};
 use domain::entitlements::{Entitlement, Source, Standing};
-use domain::subscription::{Grant, SubscriptionEvent, TenantSubscription};
+use domain::subscription::{Attribution, Grant, SubscriptionEvent, TenantSubscription};
 
-use crate::examples::{add_on, day, granted, just_before, override_with, plan, started};
+use crate::examples::{
+    add_on, day, granted, just_before, override_with, started, suspended, upgraded,
+};
 use crate::given::after;
 
 fn with(key: &str, slug: &str, grant: Grant) -> TenantSubscription {
     after([started(key), granted(slug, grant)])
 }
 
+/// A right since the subscription began, or since the grant of the day after.
 fn right(value: FeatureValue, source: Source, end: Option<DateTime<Utc>>) -> Option<Entitlement> {
     Some(Entitlement {
         value,
         source,
+        since: Some(match source {
+            Source::Plan => day(0),
+            Source::Trial | Source::AddOn | Source::Override => day(1),
+        }),
         expires_at: end,
+        attribution: Attribution::default(),
     })
 }
 
@@ -37,7 +45,7 @@ fn nothing_is_allowed_before_the_subscription_started() {
     assert_eq!(none.entitlement(feature::CARDS_LIFECYCLE, day(1)), None);
     assert!(none.entitlements(day(1)).is_empty());
     assert_eq!(none.card_limit(day(1)), Some(0));
-    assert_eq!(none.price_level(), 0);
+    assert_eq!(none.price_level(day(1)), 0);
 }
 
 #[test]
@@ -47,7 +55,7 @@ fn an_add_on_unlocks_what_the_plan_does_not_have() {
         gifted.entitlement(feature::EXPORT_CSV, day(2)),
         right(FeatureValue::On, Source::AddOn, None)
     );
-    assert_eq!(gifted.price_level(), 1);
+    assert_eq!(gifted.price_level(day(2)), 1);
 }
 
 #[test]
@@ -135,11 +143,7 @@ fn an_override_survives_plan_changes() {
         override_with(FeatureValue::Limit(10), None),
     );
     for (from, to) in [("pro", "enterprise"), ("enterprise", "free")] {
-        overridden.evolve(SubscriptionEvent::PlanUpgraded {
-            from: plan(from).key,
-            to: plan(to),
-            at: day(3),
-        });
+        overridden.evolve(upgraded(from, to, 3));
         assert_eq!(overridden.card_limit(day(4)), Some(10), "on {to}");
     }
 }
@@ -173,10 +177,7 @@ fn the_list_of_rights_agrees_with_each_right_asked_alone() {
 
 #[test]
 fn a_suspended_tenant_is_not_served_until_reinstated() {
-    let mut tenant: TenantSubscription = after([
-        started("pro"),
-        SubscriptionEvent::SubscriptionSuspended { at: day(3) },
-    ]);
+    let mut tenant: TenantSubscription = after([started("pro"), suspended(3)]);
     assert_eq!(tenant.standing(day(4)), Standing::Suspended);
     tenant.evolve(SubscriptionEvent::SubscriptionReinstated { at: day(5) });
     assert_eq!(tenant.standing(day(5)), Standing::Good);
@@ -186,7 +187,7 @@ fn a_suspended_tenant_is_not_served_until_reinstated() {
 fn suspension_takes_service_away_but_not_what_was_bought() {
     let mut tenant: TenantSubscription = after([started("enterprise")]);
     let bought = tenant.entitlements(day(4));
-    tenant.evolve(SubscriptionEvent::SubscriptionSuspended { at: day(3) });
+    tenant.evolve(suspended(3));
     assert_eq!(tenant.entitlements(day(4)), bought);
 }
 
@@ -199,6 +200,9 @@ fn a_cancelled_tenant_is_served_until_the_end_of_its_time_on_the_second() {
             at: day(3),
         },
     ]);
-    assert_eq!(tenant.standing(just_before(day(30))), Standing::Good);
-    assert_eq!(tenant.standing(day(30)), Standing::Cancelled);
+    let standing = tenant.standing(just_before(day(30)));
+    assert_eq!(standing, Standing::Cancelled);
+    assert!(!standing.blocked().issuing && !standing.blocked().level_2);
+    assert_eq!(tenant.standing(day(30)), Standing::Ended);
+    assert!(Standing::Ended.blocked().issuing && Standing::Ended.blocked().level_2);
 }

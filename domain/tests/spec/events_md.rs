@@ -2,7 +2,8 @@
 
 use domain::event::Event;
 
-use crate::samples::{UPDATE, every_event, samples, updating};
+use crate::every_event::every_event;
+use crate::samples::{UPDATE, samples, updating};
 use crate::source::{self, Item, Member};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/EVENTS.md");
@@ -53,7 +54,7 @@ fn catalogue() -> String {
     let mut page = Page::default();
     page.paragraph("# Events");
     page.paragraph(
-        "Everything that a tenant's ledger can hold. Events are private to the ledger: what other \
+        "Everything that a tenant's ledger, or the landlord's own, can hold. Events are private to the ledger: what other \
          systems receive is mapped from them and documented with the messages. An event is stored \
          as JSON, `{\"CardActivated\": {\"at\": \"2026-01-01T09:00:00Z\"}}`; a field that is \
          absent is left out, never `null`. An old version is read as the newest \
@@ -63,10 +64,12 @@ fn catalogue() -> String {
         "Generated from the doc comments of the source by `{UPDATE}`. A frozen example of every \
          event and version is in [samples](samples)."
     ));
-    for (item, kind) in source::events()
-        .iter()
-        .zip(["DigitalCard", "TenantSubscription"])
-    {
+    for (item, kind) in source::events().iter().zip([
+        "DigitalCard",
+        "TenantSubscription",
+        "Catalogue",
+        "TenantUsage",
+    ]) {
         page.paragraph(&format!("## {kind}"));
         for event in &item.members {
             page.event(event);
@@ -144,6 +147,9 @@ impl Page {
 
     /// A type as the page names it; the domain's own are explained further down.
     fn type_name(&mut self, written: &str) -> String {
+        if let Some(items) = generic(written, "Vec") {
+            return format!("list of {}", self.type_name(items));
+        }
         if let Some(entries) = generic(written, "BTreeMap") {
             let (key, value) = entries.split_once(", ").expect("a key and a value");
             return format!(
@@ -155,6 +161,7 @@ impl Page {
         match written {
             "DateTime<Utc>" => "time (RFC 3339, UTC)".to_owned(),
             "String" | "&'a str" => "text".to_owned(),
+            "bool" => "flag (`true` or `false`)".to_owned(),
             "u32" | "u64" | "i64" | "Position" | "Version" => "whole number".to_owned(),
             own => {
                 if !self.mentioned.iter().any(|mentioned| mentioned == own) {

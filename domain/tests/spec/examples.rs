@@ -3,8 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::card::{CardCommand, CardEvent, Holder, Issue};
 use domain::catalogue::{Catalogue, FeatureSlug, FeatureValue, PlanTerms};
-use domain::ids::{CardId, CardNumber};
-use domain::subscription::{Grant, GrantKind, SubscriptionEvent};
+use domain::ids::{CardId, CardNumber, TenantId};
+use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent, SuspensionCause};
 use domain::text::{Email, HolderName, Tier};
 
 /// Nine in the morning of the `n`-th day of 2026, from 0.
@@ -21,6 +21,13 @@ pub fn just_before(time: DateTime<Utc>) -> DateTime<Utc> {
 /// The `n`-th card's id.
 pub fn card_id(n: u16) -> CardId {
     format!("0199aaaa-0000-7000-8000-{n:012}")
+        .parse()
+        .expect("a UUID")
+}
+
+/// The `n`-th tenant's id.
+pub fn tenant_id(n: u16) -> TenantId {
+    format!("0199bbbb-0000-7000-8000-{n:012}")
         .parse()
         .expect("a UUID")
 }
@@ -121,7 +128,26 @@ pub fn override_with(value: FeatureValue, expires_at: Option<DateTime<Utc>>) -> 
 pub fn started(key: &str) -> SubscriptionEvent {
     SubscriptionEvent::SubscriptionStarted {
         plan: plan(key),
+        attribution: Attribution::default(),
         at: day(0),
+    }
+}
+
+/// The tenant went over from one plan to a higher one, on the `n`-th day.
+pub fn upgraded(from: &str, to: &str, n: i64) -> SubscriptionEvent {
+    SubscriptionEvent::PlanUpgraded {
+        from: plan(from).key,
+        to: plan(to),
+        attribution: Attribution::default(),
+        at: day(n),
+    }
+}
+
+/// The landlord suspended it on the `n`-th day.
+pub fn suspended(n: i64) -> SubscriptionEvent {
+    SubscriptionEvent::SubscriptionSuspended {
+        cause: SuspensionCause::Landlord,
+        at: day(n),
     }
 }
 
@@ -130,6 +156,7 @@ pub fn granted(feature: &str, grant: Grant) -> SubscriptionEvent {
     SubscriptionEvent::AddOnGranted {
         feature: slug(feature),
         grant,
+        attribution: Attribution::default(),
         at: day(1),
     }
 }

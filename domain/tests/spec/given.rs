@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use cqrs_es::Aggregate;
 use domain::card::DigitalCard;
+use domain::catalogue::Catalogue;
 use domain::subscription::TenantSubscription;
 
 /// An aggregate with its pure decision, whatever the signature.
@@ -19,6 +20,12 @@ impl Decider for DigitalCard {
 }
 
 impl Decider for TenantSubscription {
+    fn decision(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error> {
+        self.decide(command)
+    }
+}
+
+impl Decider for Catalogue {
     fn decision(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error> {
         self.decide(command)
     }

@@ -10,13 +10,23 @@ mod given;
 mod table;
 
 // The rules.
+mod billing;
 mod card;
 mod catalogue;
+mod catalogue_changes;
+mod catalogue_migration;
 mod entitlements;
+mod payment;
+mod preview;
+mod schedule;
 mod subscription;
+mod thresholds;
+mod trial;
 mod usage;
+mod verdict;
 
 // The rules, over any sequence of commands.
+mod passing_time;
 mod properties;
 mod world;
 
@@ -24,5 +34,6 @@ mod world;
 mod chain;
 mod decoding;
 mod events_md;
+mod every_event;
 mod samples;
 mod source;

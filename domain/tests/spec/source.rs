@@ -44,8 +44,10 @@ fn has(attributes: &[String], attribute: &str) -> bool {
 
 const CARD_EVENTS: &str = include_str!("../../src/card/event.rs");
 const SUBSCRIPTION_EVENTS: &str = include_str!("../../src/subscription/event.rs");
+const CATALOGUE_EVENTS: &str = include_str!("../../src/catalogue/event.rs");
+const USAGE_EVENTS: &str = include_str!("../../src/usage/event.rs");
 /// Where the types of the events' fields, and what travels with events, are declared.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     include_str!("../../src/card.rs"),
     include_str!("../../src/card/status.rs"),
     include_str!("../../src/catalogue.rs"),
@@ -53,13 +55,16 @@ const OTHERS: [&str; 7] = [
     include_str!("../../src/event.rs"),
     include_str!("../../src/ids.rs"),
     include_str!("../../src/text.rs"),
+    include_str!("../../src/usage.rs"),
 ];
 
 /// The enums of events; their variants are the events.
-pub fn events() -> [Item; 2] {
+pub fn events() -> [Item; 4] {
     [
         (CARD_EVENTS, "CardEvent"),
         (SUBSCRIPTION_EVENTS, "SubscriptionEvent"),
+        (CATALOGUE_EVENTS, "CatalogueEvent"),
+        (USAGE_EVENTS, "UsageEvent"),
     ]
     .map(|(source, name)| {
         let found = items(source).into_iter().find(|item| item.name == name);
@@ -69,16 +74,27 @@ pub fn events() -> [Item; 2] {
 
 /// The declaration of a type of the domain, if it has one.
 pub fn item(name: &str) -> Option<Item> {
-    [CARD_EVENTS, SUBSCRIPTION_EVENTS]
-        .into_iter()
-        .chain(OTHERS)
-        .flat_map(items)
-        .find(|item| item.name == name)
+    [
+        CARD_EVENTS,
+        SUBSCRIPTION_EVENTS,
+        CATALOGUE_EVENTS,
+        USAGE_EVENTS,
+    ]
+    .into_iter()
+    .chain(OTHERS)
+    .flat_map(items)
+    .find(|item| item.name == name)
 }
 
 /// The documentation of the function whose line begins so.
 pub fn function_doc(line: &str) -> Option<String> {
-    let sources = [CARD_EVENTS, SUBSCRIPTION_EVENTS].into_iter().chain(OTHERS);
+    let sources = [
+        CARD_EVENTS,
+        SUBSCRIPTION_EVENTS,
+        CATALOGUE_EVENTS,
+        USAGE_EVENTS,
+    ];
+    let sources = sources.into_iter().chain(OTHERS);
     for source in sources {
         let mut gathered = Gathered::default();
         for found in source.lines().map(str::trim) {

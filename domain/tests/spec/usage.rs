@@ -8,7 +8,7 @@ use domain::usage::{AdmissionRefusal, Usage, admit, movement};
 
 use crate::examples::{
     ada, adas_card, add_on, card_id, day, granted, issued, issued_for_ever, issued_until,
-    just_before, started,
+    just_before, started, suspended,
 };
 use crate::given::after;
 
@@ -161,15 +161,14 @@ fn without_a_limit_every_card_is_admitted() {
 
 #[test]
 fn who_is_not_served_gets_no_new_card_but_may_end_and_replace_the_ones_there_are() {
-    let suspended = SubscriptionEvent::SubscriptionSuspended { at: day(1) };
     let cancelled = SubscriptionEvent::SubscriptionCancelled {
         ends_at: day(1),
         at: day(1),
     };
     for (subscription, standing) in [
         (TenantSubscription::NotStarted, Standing::NotStarted),
-        (after([started("pro"), suspended]), Standing::Suspended),
-        (after([started("pro"), cancelled]), Standing::Cancelled),
+        (after([started("pro"), suspended(1)]), Standing::Suspended),
+        (after([started("pro"), cancelled]), Standing::Ended),
     ] {
         assert_eq!(
             admit(active(1), &subscription, &[issued_for_ever()], day(1)),

@@ -8,7 +8,7 @@ use domain::card::{CardCommand, CardEvent, CardRefusal, DigitalCard, Issue};
 use domain::catalogue::{FeatureValue, PlanTerms, feature};
 use domain::event::Event;
 use domain::ids::CardId;
-use domain::subscription::{Grant, GrantKind, SubscriptionCommand, TenantSubscription};
+use domain::subscription::{Effective, Grant, GrantKind, SubscriptionCommand, TenantSubscription};
 use domain::text::HolderName;
 use domain::usage::{AdmissionRefusal, Usage, admit};
 use proptest::prelude::*;
@@ -45,12 +45,27 @@ pub enum CardAsk {
 /// A subscription's command without its time.
 #[derive(Clone, Debug)]
 pub enum SubscriptionAsk {
-    ChangePlan(u32, FeatureValue),
+    ChangePlan(u32, FeatureValue, When),
+    Unschedule,
+    StartTrial(u32, u32),
+    CancelTrial,
+    SetGrace(u32),
+    FailPayment(Option<u32>),
     Grant(GrantKind, FeatureValue, Option<TimeDelta>),
     Revoke,
     Suspend,
     Reinstate,
-    Cancel(TimeDelta),
+    Cancel(When),
+    RecordDue,
+    Republish,
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    Now,
+    PeriodEnd,
+    After(TimeDelta),
 }
 
 /// What became of an append.
@@ -207,10 +222,20 @@ impl SubscriptionAsk {
     pub fn at(&self, at: DateTime<Utc>) -> SubscriptionCommand {
         let feature = slug(feature::MAX_CARDS);
         match *self {
-            Self::ChangePlan(rank, value) => SubscriptionCommand::ChangePlan {
+            Self::ChangePlan(rank, value, when) => SubscriptionCommand::ChangePlan {
                 to: plan_with(rank, value),
+                effective: when.after(at),
                 at,
             },
+            Self::Unschedule => SubscriptionCommand::UnschedulePlanChange { at },
+            Self::StartTrial(rank, days) => SubscriptionCommand::StartTrial {
+                plan: plan_with(rank, FeatureValue::Limit(5)),
+                days,
+                at,
+            },
+            Self::CancelTrial => SubscriptionCommand::CancelTrial { at },
+            Self::SetGrace(days) => SubscriptionCommand::SetGrace { days, at },
+            Self::FailPayment(grace_days) => SubscriptionCommand::FailPayment { grace_days, at },
             Self::Grant(kind, value, end) => SubscriptionCommand::GrantAddOn {
                 feature,
                 grant: Grant {
@@ -223,17 +248,29 @@ impl SubscriptionAsk {
             Self::Revoke => SubscriptionCommand::RevokeAddOn { feature, at },
             Self::Suspend => SubscriptionCommand::Suspend { at },
             Self::Reinstate => SubscriptionCommand::Reinstate { at },
-            Self::Cancel(end) => SubscriptionCommand::Cancel {
-                ends_at: at + end,
+            Self::Cancel(when) => SubscriptionCommand::Cancel {
+                effective: when.after(at),
                 at,
             },
+            Self::RecordDue => SubscriptionCommand::RecordDue { at },
+            Self::Republish => SubscriptionCommand::RequestRepublish { from: 1, at },
         }
     }
 }
 
-fn plan_with(rank: u32, max_cards: FeatureValue) -> PlanTerms {
-    let mut terms = plan("free");
-    terms.rank = rank;
+impl When {
+    fn after(self, at: DateTime<Utc>) -> Effective {
+        match self {
+            Self::Now => Effective::Now,
+            Self::PeriodEnd => Effective::PeriodEnd,
+            Self::After(wait) => Effective::At(at + wait),
+        }
+    }
+}
+
+/// The plan of this rank, with this limit.
+pub fn plan_with(rank: u32, max_cards: FeatureValue) -> PlanTerms {
+    let mut terms = plan(["free", "pro", "enterprise"][rank as usize]);
     terms.features.insert(slug(feature::MAX_CARDS), max_cards);
     terms
 }
@@ -252,7 +289,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         2 => (card.clone(), card).prop_filter_map("a card does not replace itself", |(old, new)| {
             (old != new).then_some(Ask::Replace(old, new))
         }),
-        4 => subscription_ask().prop_map(Ask::Subscription),
+        6 => subscription_ask().prop_map(Ask::Subscription),
     ]
 }
 
@@ -278,7 +315,8 @@ fn card_ask() -> impl Strategy<Value = CardAsk> {
     ]
 }
 
-fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
+/// Anything that may be asked of a subscription.
+pub fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
     let max_cards = || {
         prop_oneof![
             4 => (0..6_u64).prop_map(FeatureValue::Limit),
@@ -287,13 +325,29 @@ fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
     };
     let kind = prop_oneof![Just(GrantKind::AddOn), Just(GrantKind::Override)];
     prop_oneof![
-        4 => (0..3_u32, max_cards())
-            .prop_map(|(rank, value)| SubscriptionAsk::ChangePlan(rank, value)),
+        6 => (0..3_u32, max_cards(), when())
+            .prop_map(|(rank, value, when)| SubscriptionAsk::ChangePlan(rank, value, when)),
+        1 => Just(SubscriptionAsk::Unschedule),
+        4 => (0..3_u32, 0..9_u32)
+            .prop_map(|(rank, days)| SubscriptionAsk::StartTrial(rank, days)),
+        3 => Just(SubscriptionAsk::CancelTrial),
         4 => (kind, max_cards(), prop::option::of(end()))
             .prop_map(|(kind, value, end)| SubscriptionAsk::Grant(kind, value, end)),
         2 => Just(SubscriptionAsk::Revoke),
+        1 => (0..9_u32).prop_map(SubscriptionAsk::SetGrace),
+        3 => prop::option::of(0..9_u32).prop_map(SubscriptionAsk::FailPayment),
         2 => Just(SubscriptionAsk::Suspend),
-        4 => Just(SubscriptionAsk::Reinstate),
-        1 => end().prop_map(SubscriptionAsk::Cancel),
+        5 => Just(SubscriptionAsk::Reinstate),
+        2 => when().prop_map(SubscriptionAsk::Cancel),
+        2 => Just(SubscriptionAsk::RecordDue),
+        1 => Just(SubscriptionAsk::Republish),
+    ]
+}
+
+fn when() -> impl Strategy<Value = When> {
+    prop_oneof![
+        2 => Just(When::Now),
+        1 => Just(When::PeriodEnd),
+        2 => end().prop_map(When::After),
     ]
 }

@@ -6,15 +6,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use application::ports::usage::Reconciliation;
 use application::ports::{
     Append, AppendError, Appended, IdempotencyRecord, RecordedEvent, RecordedOutcome, StoredEvent,
+    Unavailable,
 };
 use chrono::{DateTime, Utc};
 use domain::event::{AggregateKind, Event};
-use domain::ids::Version;
+use domain::ids::{TenantId, Version};
 use domain::subscription::TenantSubscription;
-use domain::usage::{Usage, admit};
+use domain::usage::{Usage, UsageEvent, admit};
 
+use super::recount::Count;
 use super::serials::Block;
 use super::{Before, HeadRow};
 
@@ -22,6 +25,7 @@ use super::{Before, HeadRow};
 pub(super) struct Prepared {
     streams: Vec<PreparedStream>,
     idempotency: Option<IdempotencyRecord>,
+    recount: Option<Count>,
 }
 
 struct PreparedStream {
@@ -57,7 +61,32 @@ impl Prepared {
         Ok(Self {
             streams,
             idempotency: append.idempotency,
+            recount: None,
         })
+    }
+
+    /// Puts a recount in place of the counters, and records that.
+    pub(super) fn reconciling(tenant: TenantId, wanted: Reconciliation) -> Self {
+        let stream = PreparedStream {
+            kind: AggregateKind::Usage,
+            id: tenant.to_string(),
+            expected: 0,
+            events: Vec::new(),
+            metadata: wanted.metadata,
+        };
+        Self {
+            streams: vec![stream],
+            idempotency: wanted.idempotency,
+            recount: Some(Count {
+                position: wanted.position,
+                usage: wanted.counted,
+            }),
+        }
+    }
+
+    /// The recount that it puts in place of the counters, as far as it was made before.
+    pub(super) const fn recount(&self) -> Option<Count> {
+        self.recount
     }
 
     /// How many bytes of text it would add, about.
@@ -84,7 +113,7 @@ impl Prepared {
         let events = self.streams.iter().flat_map(|stream| &stream.events);
         events.filter_map(|(event, _)| match event {
             Event::Card(event) => Some(event),
-            Event::Subscription(_) => None,
+            Event::Subscription(_) | Event::Catalogue(_) | Event::Usage(_) => None,
         })
     }
 }
@@ -94,6 +123,8 @@ impl Prepared {
 pub(super) struct Versions {
     cards: HashMap<String, Version>,
     subscriptions: HashMap<String, Version>,
+    catalogues: HashMap<String, Version>,
+    usages: HashMap<String, Version>,
 }
 
 impl Versions {
@@ -101,6 +132,8 @@ impl Versions {
         match kind {
             AggregateKind::Card => self.cards.insert(id, version),
             AggregateKind::Subscription => self.subscriptions.insert(id, version),
+            AggregateKind::Catalogue => self.catalogues.insert(id, version),
+            AggregateKind::Usage => self.usages.insert(id, version),
         };
     }
 
@@ -108,6 +141,8 @@ impl Versions {
         let versions = match kind {
             AggregateKind::Card => &self.cards,
             AggregateKind::Subscription => &self.subscriptions,
+            AggregateKind::Catalogue => &self.catalogues,
+            AggregateKind::Usage => &self.usages,
         };
         versions.get(id).copied().unwrap_or(0)
     }
@@ -126,6 +161,8 @@ pub(super) struct Admission {
     pub(super) events: Vec<Arc<RecordedEvent>>,
     /// When the batch is decided and recorded.
     pub(super) now: DateTime<Utc>,
+    /// What the events say that the head's counters should be, if somebody asks in this batch.
+    recount: Option<Usage>,
     outcomes: HashMap<String, RecordedOutcome>,
     new_outcomes: Vec<String>,
     versions: Versions,
@@ -136,6 +173,7 @@ impl Admission {
     pub(super) fn new(
         before: Before,
         subscription: Arc<TenantSubscription>,
+        recount: Option<Usage>,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
@@ -144,6 +182,7 @@ impl Admission {
             outcomes: before.outcomes,
             versions: before.versions,
             now,
+            recount,
             events: Vec::new(),
             new_outcomes: Vec::new(),
             serials_moved: false,
@@ -180,6 +219,11 @@ impl Admission {
                 false => Err(AppendError::KeyReused),
             };
         }
+        if let (Some(_), Some(usage)) = (append.recount, self.recount) {
+            return self
+                .reconcile(append, usage)
+                .map_err(AppendError::Unavailable);
+        }
         self.check_versions(&append.streams)?;
         let usage = admit(
             self.head.usage,
@@ -188,7 +232,29 @@ impl Admission {
             self.now,
         )
         .map_err(AppendError::NotAdmitted)?;
+        if let Some(recount) = &mut self.recount {
+            append.card_events().for_each(|event| recount.apply(event));
+        }
         Ok(self.record(append, usage))
+    }
+
+    /// Puts a recount in place of the counters. Nobody has decided on a version of this stream.
+    fn reconcile(&mut self, append: &Prepared, after: Usage) -> Result<Appended, Unavailable> {
+        let event = Event::Usage(UsageEvent::UsageReconciled {
+            before: self.head.usage,
+            after,
+            at: self.now,
+        });
+        let payload = event.to_payload();
+        let payload =
+            payload.map_err(|error| Unavailable::because("the tenant's ledger", error))?;
+        let events = vec![(event, payload)];
+        for stream in &append.streams {
+            let expected = self.versions.get(stream.kind, &stream.id);
+            self.record_stream(stream, expected, &events);
+        }
+        self.head.usage = after;
+        Ok(self.answer(append))
     }
 
     fn check_versions(&self, streams: &[PreparedStream]) -> Result<(), AppendError> {
@@ -211,8 +277,13 @@ impl Admission {
     fn record(&mut self, append: &Prepared, usage: Usage) -> Appended {
         self.head.usage = usage;
         for stream in &append.streams {
-            self.record_stream(stream);
+            self.record_stream(stream, stream.expected, &stream.events);
         }
+        self.answer(append)
+    }
+
+    /// Remembers what to answer if the same append comes again.
+    fn answer(&mut self, append: &Prepared) -> Appended {
         if let Some(record) = &append.idempotency {
             let recorded = RecordedOutcome {
                 fingerprint: record.fingerprint,
@@ -225,9 +296,14 @@ impl Admission {
         Appended::Committed(self.head.position)
     }
 
-    fn record_stream(&mut self, stream: &PreparedStream) {
-        let mut sequence = stream.expected;
-        for (event, payload) in &stream.events {
+    fn record_stream(
+        &mut self,
+        stream: &PreparedStream,
+        version: Version,
+        events: &[(Event, String)],
+    ) {
+        let mut sequence = version;
+        for (event, payload) in events {
             sequence += 1;
             if let Event::Subscription(event) = event {
                 Arc::make_mut(&mut self.subscription).evolve(event.clone());

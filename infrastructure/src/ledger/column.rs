@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::chain::Hash;
 use domain::event::{Decoder, Event};
 use domain::subscription::TenantSubscription;
+use serde_json::Value;
 
 use super::StoreError;
 
@@ -17,6 +18,11 @@ pub(super) fn to_i64(count: u64) -> i64 {
 /// A count.
 pub(super) fn from_i64(stored: i64) -> Result<u64, StoreError> {
     u64::try_from(stored).map_err(|_| StoreError::Malformed("count"))
+}
+
+/// A text of JSON.
+pub(super) fn json(stored: &str) -> Result<Value, StoreError> {
+    serde_json::from_str(stored).map_err(|_| StoreError::Malformed("JSON"))
 }
 
 /// A link of the chain.

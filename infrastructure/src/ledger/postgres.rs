@@ -3,6 +3,7 @@
 mod append;
 pub(crate) mod moves;
 mod read;
+pub(crate) mod recount;
 mod restore;
 
 use std::sync::Arc;

@@ -120,10 +120,15 @@ impl<F: Filling> Restoring<F> {
         );
         match decoded.map_err(|source| Unsound::Undecodable { position, source })? {
             Event::Card(event) => self.head.usage.apply(&event),
-            Event::Subscription(_) if stored.aggregate_id != self.tenant.to_string() => {
+            Event::Subscription(_) | Event::Usage(_)
+                if stored.aggregate_id != self.tenant.to_string() =>
+            {
                 return Err(Unsound::AnotherTenant(position));
             }
+            // The landlord's own ledger is not a tenant's.
+            Event::Catalogue(_) => return Err(Unsound::AnotherTenant(position)),
             Event::Subscription(_) => self.head.subscription_version += 1,
+            Event::Usage(_) => {}
         }
         self.head.position = position;
         self.head.hash = stored.hash;

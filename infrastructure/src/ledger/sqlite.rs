@@ -19,6 +19,7 @@ use sqlx::sqlite::SqliteArguments;
 use self::append::SqliteEngine;
 use self::keys::Keys;
 pub use self::read::SqliteReader;
+pub(crate) use self::read::look;
 pub use self::restore::restore;
 use super::stored::StoredLedger;
 use crate::database::Database;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::ports::restore::OutcomePage;
+use application::ports::usage::Reconciliation;
 use application::ports::{
     Append, AppendError, Appended, Clock, Head, HistoryFilter, Ledger, RecordedEvent,
     RecordedOutcome, StoredEvent, Unavailable,
@@ -17,6 +18,7 @@ use domain::ids::{Position, TenantId};
 use sqlx::query_builder::QueryBuilder;
 use sqlx::{Database, Encode, Type};
 
+use super::admission::Prepared;
 use super::column::to_i64;
 use super::writer::Writer;
 use super::{Engine, Memory, StoreError};
@@ -84,6 +86,17 @@ impl<R> StoredLedger<R> {
             memory,
             reader,
         })
+    }
+
+    /// Puts a recount in place of the counters, and records that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::append`].
+    pub async fn reconcile(&self, wanted: Reconciliation) -> Result<Appended, AppendError> {
+        let tenant = self.memory.tenant;
+        let append = Prepared::reconciling(tenant, wanted);
+        self.writer.queue(append).await
     }
 
     /// Finishes what is queued; every later append is refused. The database stays open.

@@ -48,7 +48,7 @@ enum Work {
 /// The callers' end of the writer.
 pub(super) struct Writer {
     memory: Arc<Memory>,
-    queue: mpsc::Sender<Work>,
+    sender: mpsc::Sender<Work>,
     room: Arc<Semaphore>,
     /// Held by the one caller that asks for more serials.
     restocking: Mutex<()>,
@@ -68,7 +68,7 @@ impl Writer {
         task.close();
         Self {
             memory,
-            queue: sender,
+            sender,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             restocking: Mutex::default(),
             stop,
@@ -79,6 +79,11 @@ impl Writer {
     /// Queues an append and waits for its answer.
     pub(super) async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let append = Prepared::of(append).map_err(|error| Unavailable::because(WHAT, error))?;
+        self.queue(append).await
+    }
+
+    /// Queues what was made ready and waits for its answer.
+    pub(super) async fn queue(&self, append: Prepared) -> Result<Appended, AppendError> {
         let bytes = append.bytes();
         let permits = u32::try_from(bytes.clamp(1, QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room)
@@ -91,7 +96,7 @@ impl Writer {
             answer,
             room,
         };
-        match self.queue.try_send(work) {
+        match self.sender.try_send(work) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(full()),
             Err(TrySendError::Closed(_)) => return Err(closed().into()),
@@ -110,7 +115,7 @@ impl Writer {
                 return Ok(serial);
             }
             let (answer, answered) = oneshot::channel();
-            self.queue
+            self.sender
                 .send(Work::Serials(answer))
                 .await
                 .map_err(|_| closed())?;
@@ -123,7 +128,7 @@ impl Writer {
     /// Brings the head in memory up to date: through the queue, so that nothing newer is replaced.
     pub(super) async fn look(&self) -> Result<(), Unavailable> {
         let (answer, answered) = oneshot::channel();
-        self.queue
+        self.sender
             .send(Work::Look(answer))
             .await
             .map_err(|_| closed())?;

@@ -18,7 +18,7 @@ mod table;
 
 use std::sync::Arc;
 
-use application::cards::{Card, CardFilter, CardPage};
+use application::cards::{Card, CardFilter, CardPage, DueCard};
 use application::ports::{
     CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
 };
@@ -94,7 +94,7 @@ impl CardsView for CardsReadModel {
         page.map_err(unavailable(THE_STORE))
     }
 
-    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, Unavailable> {
         let mut reader = self.reader().await?;
         let due = cards(&mut reader).due(now, limit).await;
         due.map_err(unavailable(THE_STORE))

@@ -26,8 +26,19 @@ static PREPARE: &str = include_str!("prepare.sql");
 /// How long a migration waits for a lock: of another node that migrates, or of appends.
 pub(crate) const LOCK_WAIT_MAX: &str = "30s";
 
+/// The schema of the landlord's own ledger, in the landlord's database.
+const OF_LANDLORD: &str = "landlord_ledger";
+/// Makes it, if it is not there.
+const OF_LOGIN: &str = "do $$ begin if to_regnamespace('{schema}') is null then \
+     create schema {schema}; end if; end $$";
+/// The role in which the login stays what it is.
+const LOGIN_ITSELF: &str = "none";
+
 /// The schema of a tenant's tables, and the tenant's role, to which it belongs. Made from the
 /// tenant's id only, so it can stand in a statement.
+///
+/// The landlord's own belongs to the login, like the landlord's records: a role is known to a whole
+/// cluster, in which there may be other landlords.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     name: String,
@@ -37,6 +48,12 @@ pub struct Schema {
 impl Schema {
     /// The schema of a tenant; its role has the same name.
     pub fn of(tenant: TenantId) -> Self {
+        if tenant == TenantId::LANDLORD {
+            return Self {
+                name: OF_LANDLORD.to_owned(),
+                role: LOGIN_ITSELF.to_owned(),
+            };
+        }
         // A UUID's text: hexadecimal digits and dashes.
         let name = format!("t_{}", tenant.to_string().replace('-', ""));
         Self {
@@ -100,7 +117,12 @@ impl Schema {
         let version = format!("select coalesce(max(version), 0) from {migrations} where success");
         let mut connection = room.connection().await?;
         let found = limited(sqlx::query_scalar(&version).fetch_one(connection.work())).await;
-        match is_older(connection.done(found)?, &MIGRATOR, older)? {
+        let found = match connection.done(found) {
+            // The landlord's is made with the rest of the landlord's database.
+            Err(error) if schema.name == OF_LANDLORD && is_missing(&error) => 0,
+            found => found?,
+        };
+        match is_older(found, &MIGRATOR, older)? {
             true => schema.migrate(shard).await,
             false => Ok(()),
         }
@@ -120,9 +142,12 @@ impl Schema {
             .execute(&mut *connection)
             .await?;
         connection.execute(LOGIN).await?;
-        let prepare = PREPARE
-            .replace("{schema}", &self.name)
-            .replace("{role}", &self.role);
+        let prepare = match self.role == LOGIN_ITSELF {
+            true => OF_LOGIN.replace("{schema}", &self.name),
+            false => PREPARE
+                .replace("{schema}", &self.name)
+                .replace("{role}", &self.role),
+        };
         connection.execute(prepare.as_str()).await?;
         self.settle(connection).await
     }

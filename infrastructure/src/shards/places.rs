@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
+use application::ports::checkpoints::Checkpoints;
 use application::ports::moves::{Frozen, Places};
 use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores, Unavailable};
+use application::subscribers::BROKER;
 use application::tenants::{Isolation, Tenant};
 use async_trait::async_trait;
 use domain::ids::{Position, Slug};
 
 use super::{ConnectedShards, same};
+use crate::checkpoints::SchemaCheckpoints;
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::restore_frozen;
 use crate::projections::cards::postgres::PostgresCardsProjection;
@@ -102,6 +105,16 @@ impl Places for ShardPlaces {
         stores.close_all().await;
         shards.close().await;
         built
+    }
+
+    async fn carry_checkpoints(&self, here: &Tenant, there: &Tenant) -> Result<(), Unavailable> {
+        let (from, to) = (self.shards.of_record(here), self.shards.of_record(there));
+        let (from, to) = futures::try_join!(from, to)?;
+        let [from, to] = [from, to].map(|place| {
+            let (room, clock) = (place.shard.room(here.id), Arc::clone(&self.clock));
+            SchemaCheckpoints::new(room, self.shards.node(), clock)
+        });
+        to.bring(BROKER, from.position(BROKER).await?).await
     }
 
     async fn drop_frozen(&self, here: &Tenant) -> Result<(), Unavailable> {

@@ -1,18 +1,23 @@
 //! One SQLite file a tenant, in a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::ports::restore::{RestoreError, RestoringStore};
-use application::ports::{Clock, TenantStore, Unavailable};
+use application::ports::usage::{LedgerCounts, Reconciliation, Recount};
+use application::ports::{AppendError, Appended, Clock, TenantStore, Unavailable};
 use application::tenants::Tenant;
 use async_trait::async_trait;
-use domain::ids::TenantId;
+use domain::ids::{Position, TenantId};
+use sqlx::Connection;
 
-use super::{Missing, OpenStores, Opener, WHAT};
-use crate::database::{Database, Older, unavailable};
+use super::{Missing, OpenStores, Opener, Shared, WHAT};
+use crate::checkpoints::FileCheckpoints;
+use crate::database::{Database, Older, too_old, unavailable};
+use crate::ledger::recount::{Count, Source, recount};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
+use crate::ledger::{HeadRow, StoreError};
 use crate::projections::cards::{CardsReadModel, TenantDatabases};
 
 /// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
@@ -68,6 +73,93 @@ impl TenantDatabases for EmbeddedStores {
     }
 }
 
+#[async_trait]
+impl LedgerCounts for EmbeddedStores {
+    async fn recount(&self, tenant: TenantId, also_at: Position) -> Result<Recount, Unavailable> {
+        let counted = recount(&mut FileOf(self, tenant), also_at).await;
+        counted.map_err(|error| Unavailable::because(WHAT, error))
+    }
+
+    async fn reconcile(
+        &self,
+        tenant: TenantId,
+        wanted: Reconciliation,
+    ) -> Result<Appended, AppendError> {
+        let ledger = self.behind(tenant, |file| Arc::clone(&file.ledger)).await?;
+        ledger.reconcile(wanted).await
+    }
+}
+
+/// A tenant's file, to be looked at.
+struct FileOf<'a>(&'a EmbeddedStores, TenantId);
+
+impl Source for FileOf<'_> {
+    /// In a task of its own: nobody may open the file before a connection to it is closed.
+    async fn look(
+        &mut self,
+        count: Count,
+        up_to: Position,
+    ) -> Result<(HeadRow, Count), StoreError> {
+        let Self(stores, tenant) = *self;
+        let look = Arc::clone(&stores.shared).look(tenant, count, up_to);
+        let looked = stores.shared.tasks.spawn(look).await;
+        looked.unwrap_or(Err(StoreError::Panicked))
+    }
+}
+
+impl Shared<Files> {
+    /// Looks at a ledger on a connection of its store, if that is open, which does not count as a
+    /// use. Otherwise on one of its own, while the store can be neither opened nor closed, so that
+    /// this is the file's one connection.
+    async fn look(
+        self: Arc<Self>,
+        tenant: TenantId,
+        count: Count,
+        up_to: Position,
+    ) -> Result<(HeadRow, Count), StoreError> {
+        let gate = self.lock().gate(tenant);
+        let held = gate.lock_owned().await;
+        let open = {
+            let stores = self.lock();
+            let open = stores.open.get(&tenant);
+            open.map(|open| Arc::clone(&open.behind.database))
+        };
+        let looked = match open {
+            Some(database) => {
+                drop(held);
+                look_beside(&database, count, up_to).await
+            }
+            None => {
+                let looked = look_alone(&self.opener.path(tenant), count, up_to).await;
+                drop(held);
+                looked
+            }
+        };
+        self.lock().forget_gate(tenant);
+        looked
+    }
+}
+
+async fn look_beside(
+    database: &Database,
+    count: Count,
+    up_to: Position,
+) -> Result<(HeadRow, Count), StoreError> {
+    let mut reader = database.readers().acquire().await?;
+    sqlite::look(&mut reader, count, up_to).await
+}
+
+async fn look_alone(
+    path: &Path,
+    count: Count,
+    up_to: Position,
+) -> Result<(HeadRow, Count), StoreError> {
+    let mut alone = Database::connect_alone(path).await?;
+    let looked = sqlite::look(&mut alone, count, up_to).await;
+    alone.close().await?;
+    looked
+}
+
 impl Opener for Files {
     type Behind = OpenFile;
 
@@ -77,6 +169,9 @@ impl Opener for Files {
         missing: Missing,
     ) -> Result<(TenantStore, OpenFile), Unavailable> {
         let path = self.path(tenant);
+        if tenant == TenantId::LANDLORD && self.older == Older::Refuse && !path.exists() {
+            return Err(unavailable(WHAT)(too_old(0, &MIGRATOR)));
+        }
         let database = match missing {
             Missing::Refuse => Database::open_existing(&path, &MIGRATOR, self.older).await,
             Missing::Create => Database::open(&path, &MIGRATOR).await,
@@ -88,6 +183,7 @@ impl Opener for Files {
                     tenant,
                     ledger: Arc::clone(&ledger) as _,
                     cards: Arc::new(cards),
+                    checkpoints: Arc::new(FileCheckpoints::new(Arc::clone(&database))),
                 };
                 Ok((store, OpenFile { ledger, database }))
             }
@@ -110,7 +206,11 @@ impl Opener for Files {
 }
 
 impl Files {
+    /// The landlord's own ledger is beside the directory, like the landlord's records.
     fn path(&self, tenant: TenantId) -> PathBuf {
+        if tenant == TenantId::LANDLORD {
+            return self.directory.with_file_name("landlord-ledger.db");
+        }
         self.directory.join(format!("{tenant}.db"))
     }
 

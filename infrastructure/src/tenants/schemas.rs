@@ -7,16 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use application::doorbell::Doorbell;
 use application::news::{LandlordNews, News};
 use application::ports::restore::{RestoreError, RestoringStore};
-use application::ports::{Clock, Ledger, TenantStore, Unavailable};
+use application::ports::usage::{LedgerCounts, Reconciliation, Recount};
+use application::ports::{AppendError, Appended, Clock, Ledger, TenantStore, Unavailable};
 use application::tenants::Tenant;
+use async_trait::async_trait;
 use domain::ids::{Position, Slug, TenantId};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
+use crate::checkpoints::SchemaCheckpoints;
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::{self, PostgresLedger};
+use crate::ledger::recount::recount;
 use crate::projections::cards::postgres::PostgresCards;
 use crate::shard::schema::{Schema, is_missing};
 use crate::shards::{ConnectedShards, Place};
@@ -119,6 +123,25 @@ impl SchemaStores {
     }
 }
 
+#[async_trait]
+impl LedgerCounts for SchemaStores {
+    async fn recount(&self, tenant: TenantId, also_at: Position) -> Result<Recount, Unavailable> {
+        let place = self.shared.opener.shards.of(tenant).await?;
+        let mut schema = postgres::recount::Schema(place.shard.room(tenant));
+        let counted = recount(&mut schema, also_at).await;
+        counted.map_err(|error| Unavailable::because(WHAT, error))
+    }
+
+    async fn reconcile(
+        &self,
+        tenant: TenantId,
+        wanted: Reconciliation,
+    ) -> Result<Appended, AppendError> {
+        let ledger = self.behind(tenant, |open| Arc::clone(&open.ledger)).await?;
+        ledger.reconcile(wanted).await
+    }
+}
+
 /// A tenant's schema, open.
 pub struct OpenSchema {
     ledger: Arc<PostgresLedger>,
@@ -138,8 +161,8 @@ impl Opener for Schemas {
         tenant: TenantId,
         missing: Missing,
     ) -> Result<(TenantStore, OpenSchema), Unavailable> {
-        let record = self.shards.record(tenant)?;
-        let place = self.shards.of_record(&record).await?;
+        let home = self.shards.home(tenant)?;
+        let place = self.shards.at_home(tenant, &home).await?;
         let schema = Schema::of(tenant);
         let ready = match missing {
             Missing::Create => make(&schema, &place).await,
@@ -164,15 +187,17 @@ impl Opener for Schemas {
             self.waiting_max,
         );
         let ledger = Arc::new(ledger.await?);
+        let (room, clock) = (place.shard.room(tenant), Arc::clone(&self.clock));
         let store = TenantStore {
             tenant,
             ledger: Arc::clone(&ledger) as _,
             cards: Arc::new(cards),
+            checkpoints: Arc::new(SchemaCheckpoints::new(room, self.shards.node(), clock)),
         };
         let open = OpenSchema {
             ledger,
-            shard: record.shard.clone(),
-            looks: self.looks_at(record.shard.clone()),
+            looks: self.looks_at(home.shard.clone()),
+            shard: home.shard,
             _place: place,
         };
         Ok((store, open))
@@ -182,8 +207,8 @@ impl Opener for Schemas {
         if open.ledger.was_not_there() {
             self.look_where(tenant);
         }
-        let record = self.shards.record(tenant);
-        record.is_ok_and(|record| record.shard == open.shard)
+        let home = self.shards.home(tenant);
+        home.is_ok_and(|home| home.shard == open.shard)
     }
 
     async fn restore(&self, tenant: &Tenant) -> Result<Box<dyn RestoringStore>, RestoreError> {

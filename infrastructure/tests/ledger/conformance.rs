@@ -8,7 +8,7 @@ use domain::card::{CardEvent, Status};
 use domain::catalogue::{FeatureValue, feature};
 use domain::event::AggregateKind;
 use domain::ids::Position;
-use domain::subscription::{Grant, GrantKind, SubscriptionEvent};
+use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent};
 use domain::usage::AdmissionRefusal;
 use futures::future::join_all;
 use futures::poll;
@@ -248,6 +248,7 @@ pub async fn a_plan_change_and_issuances_of_one_batch_have_an_order<L: LedgerUnd
             kind: GrantKind::Override,
             expires_at: None,
         },
+        attribution: Attribution::default(),
         at: at(),
     };
     let mut answers = Box::pin(join_all([
@@ -275,6 +276,7 @@ pub async fn a_right_that_ends_by_itself_counts_at_the_moment_of_admission<L: Le
             kind: GrantKind::Override,
             expires_at: Some(at() + TimeDelta::seconds(60)),
         },
+        attribution: Attribution::default(),
         at: at(),
     };
     committed(

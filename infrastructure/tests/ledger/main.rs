@@ -4,6 +4,7 @@
 //! Nothing here sleeps: what is waited for is the answer to an append queued later.
 
 mod at_once;
+mod checkpoints;
 #[path = "../../../tests/servers/postgres.rs"]
 mod cluster;
 mod conformance;
@@ -11,6 +12,8 @@ mod dedicated;
 mod doorbell;
 mod postgres;
 mod properties;
+mod quota;
+mod reconciliation;
 mod restore;
 mod rooms;
 mod sentences;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use application::doorbell::Doorbell;
+use application::ports::usage::Reconciliation;
 use application::ports::{AppendError, Appended, Clock, Ledger, Random};
 use domain::ids::TenantId;
 use futures::future::join_all;
@@ -130,6 +131,17 @@ impl LedgerUnderTest for PostgresUnderTest {
 
     async fn hold(&self) -> Box<dyn Held + '_> {
         Box::new(self.locked().await)
+    }
+
+    async fn miscount(&self) {
+        let head = self.table("head");
+        let miscount = MISCOUNT.replace("head", &head);
+        let done = sqlx::query(&miscount).execute(&self.pool).await;
+        done.expect("miscounted");
+    }
+
+    async fn reconcile(&self, wanted: Reconciliation) -> Result<Appended, AppendError> {
+        self.ledger.reconcile(wanted).await
     }
 
     fn tenant(&self) -> TenantId {

@@ -28,6 +28,9 @@ fn shard(connections_max: usize) -> Shard {
 }
 
 fn name(tenant: TenantId) -> String {
+    if tenant == TenantId::LANDLORD {
+        return "landlord_ledger".to_owned();
+    }
     format!("t_{}", tenant.to_string().replace('-', ""))
 }
 
@@ -104,6 +107,31 @@ async fn whatever_is_tried_on_another_tenants_tables_is_refused_in_a_room() {
     let own = format!("select from {}.events", name(own));
     connection.work().execute(&*own).await.expect("its own");
     separate.execute(&*own).await.expect("its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_tried_on_the_landlords_own_ledger_is_refused_in_a_room() {
+    let shard = shard(1);
+    let [own, _] = tenants(&shard).await;
+    let landlord = Schema::of(TenantId::LANDLORD);
+    for _ in 0..2 {
+        let migrated = landlord.migrate(&Cluster::shared().shard()).await;
+        migrated.expect("a schema");
+    }
+    let mut connection = shard.room(own).connection().await.expect("a connection");
+    for statement in trespasses(TenantId::LANDLORD) {
+        assert_refused(connection.work(), &statement).await;
+    }
+    connection.rest();
+    drop(connection);
+    // The same connection, as the login itself: no role of a tenant's is needed, or made.
+    let room = shard.room(TenantId::LANDLORD);
+    let mut connection = room.connection().await.expect("a connection");
+    let events = "select from landlord_ledger.events";
+    let read = connection.work().execute(events).await;
+    connection.done(read).expect("its own");
+    let (_, role) = who(&room).await;
+    assert!(!role.starts_with("t_"), "{role}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

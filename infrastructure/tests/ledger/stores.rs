@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use application::doorbell::Doorbell;
+use application::ports::usage::LedgerCounts;
 use application::ports::{AppendError, Random, TenantStores, Unavailable};
 use domain::ids::TenantId;
 use futures::future::join_all;
@@ -173,4 +174,104 @@ async fn closing_finishes_what_is_queued_and_refuses_what_comes_later() {
     let second = stores(&directory, 4);
     let store = second.open(tenant).await.expect("open");
     assert_eq!(store.ledger.head().usage.issued, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counting_again_opens_no_store_and_leaves_no_file_behind() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = stores(&directory, 2);
+    let tenants = provisioned(&stores, 6).await;
+    for tenant in &tenants {
+        let store = stores.open(*tenant).await.expect("open");
+        let start = store.ledger.head().position;
+        assert_eq!(start, 1);
+        for answer in join_all((0..30).map(|_| store.ledger.append(issue()))).await {
+            committed(answer);
+        }
+    }
+    let held = stores.open(tenants[0]).await.expect("open");
+    stores.open(tenants[1]).await.expect("open");
+    let mut open = stores.open_tenants();
+    open.sort_unstable();
+    let files = || {
+        let names = std::fs::read_dir(directory.path()).expect("listed");
+        let mut names: Vec<_> = names.map(|it| it.expect("an entry").file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    let before = files();
+    let counted = tenants.iter().map(|tenant| stores.recount(*tenant, 11));
+    for recount in join_all(counted).await {
+        let recount = recount.expect("counted");
+        assert_eq!(recount.position, 31);
+        assert_eq!(recount.counted.issued, 30);
+        assert_eq!(recount.head, recount.counted);
+        assert_eq!(recount.also.map(|usage| usage.issued), Some(10));
+    }
+    let beyond = stores.recount(tenants[5], 32).await.expect("counted");
+    assert_eq!((beyond.also, beyond.counted.issued), (None, 30));
+    let mut still = stores.open_tenants();
+    still.sort_unstable();
+    assert_eq!(still, open);
+    assert_eq!(files(), before);
+    let again = stores.open(tenants[0]).await.expect("open");
+    assert!(Arc::ptr_eq(&held, &again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counting_again_and_traffic_do_not_disturb_each_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let stores = stores(&directory, 1);
+    let tenants = provisioned(&stores, 4).await;
+    let traffic = tenants.iter().map(|tenant| {
+        let (stores, tenant) = (stores.clone(), *tenant);
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                let store = stores.open(tenant).await.expect("open");
+                committed(store.ledger.append(issue()).await);
+            }
+        })
+    });
+    let traffic = join_all(traffic);
+    let counting = async {
+        for _ in 0..40 {
+            let counted = tenants.iter().map(|tenant| stores.recount(*tenant, 0));
+            for recount in join_all(counted).await {
+                let recount = recount.expect("counted");
+                assert_eq!(recount.counted, recount.head);
+            }
+        }
+    };
+    let (traffic, ()) = tokio::join!(traffic, counting);
+    for user in traffic {
+        user.expect("a user");
+    }
+    for tenant in tenants {
+        let recount = stores.recount(tenant, 0).await.expect("counted");
+        assert_eq!(recount.counted.issued, 40);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lacks_an_event_is_not_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tenant = {
+        let stores = stores(&directory, 1);
+        let tenant = provisioned(&stores, 1).await[0];
+        let store = stores.open(tenant).await.expect("open");
+        for _ in 0..3 {
+            committed(store.ledger.append(issue()).await);
+        }
+        stores.close_all().await;
+        tenant
+    };
+    let path = directory.path().join(format!("{tenant}.db"));
+    let url = format!("sqlite://{}", path.display());
+    let mut file = sqlx::SqliteConnection::connect(&url).await.expect("open");
+    let delete = sqlx::query("delete from events where position = 3");
+    delete.execute(&mut file).await.expect("deleted");
+    file.close().await.expect("closed");
+    let error = stores(&directory, 1).recount(tenant, 0).await;
+    let reason = error.expect_err("a gap").source.expect("a reason");
+    assert_eq!(reason.to_string(), "event 3 is missing");
 }

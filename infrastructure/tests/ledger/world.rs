@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use application::doorbell::Doorbell;
+use application::ports::usage::Reconciliation;
 use application::ports::{
     Append, AppendError, Appended, Clock, HistoryFilter, IdempotencyRecord, Ledger, Random,
     StoredEvent, StreamAppend,
@@ -15,15 +16,19 @@ use domain::catalogue::Catalogue;
 use domain::chain::Hash;
 use domain::event::{AggregateKind, Event};
 use domain::ids::{CardId, CardNumber, Position, TenantId, Version};
-use domain::subscription::SubscriptionEvent;
+use domain::subscription::{Attribution, SubscriptionEvent};
 use domain::text::{HolderName, Tier};
 use infrastructure::clock::SystemRandom;
 use infrastructure::database::Database;
 use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
+use sqlx::Executor;
 use tempfile::TempDir;
 
 /// How many appends may wait for a ledger under test.
 pub const WAITING_MAX: usize = 2_048;
+
+/// Counters that say what is not so.
+pub const MISCOUNT: &str = "update head set issued = 0, active = 300, revoked = revoked + 7";
 
 /// A store that keeps one tenant's ledger and survives its closing.
 pub trait LedgerUnderTest: Send + Sync + Sized {
@@ -35,6 +40,13 @@ pub trait LedgerUnderTest: Send + Sync + Sized {
     fn reopen(&mut self) -> impl Future<Output = ()> + Send;
     /// Keeps the ledger from committing until the answer is dropped.
     fn hold(&self) -> impl Future<Output = Box<dyn Held + '_>> + Send;
+    /// Adds cards that there are not to the stored counters, behind the ledger's back.
+    fn miscount(&self) -> impl Future<Output = ()> + Send;
+    /// Puts a recount in place of the counters.
+    fn reconcile(
+        &self,
+        wanted: Reconciliation,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + Send;
     /// Whose ledger it is.
     fn tenant(&self) -> TenantId;
     /// The time it goes by.
@@ -108,6 +120,15 @@ impl LedgerUnderTest for SqliteUnderTest {
 
     async fn hold(&self) -> Box<dyn Held + '_> {
         Box::new(self.database.writer().await.expect("the writer"))
+    }
+
+    async fn miscount(&self) {
+        let mut writer = self.database.writer().await.expect("the writer");
+        writer.execute(MISCOUNT).await.expect("miscounted");
+    }
+
+    async fn reconcile(&self, wanted: Reconciliation) -> Result<Appended, AppendError> {
+        self.ledger.reconcile(wanted).await
     }
 
     fn tenant(&self) -> TenantId {
@@ -241,7 +262,11 @@ pub fn subscription(tenant: TenantId, expected: Version, events: Vec<Subscriptio
 
 pub fn started(plan: &str) -> SubscriptionEvent {
     let plan = Catalogue::standard().plan(plan).expect("a plan").clone();
-    SubscriptionEvent::SubscriptionStarted { plan, at: at() }
+    SubscriptionEvent::SubscriptionStarted {
+        plan,
+        attribution: Attribution::default(),
+        at: at(),
+    }
 }
 
 /// A ledger whose subscription has started on a plan.
@@ -307,5 +332,10 @@ pub async fn assert_sound(ledger: &dyn Ledger) {
 pub fn upgraded(from: &str, to: &str) -> SubscriptionEvent {
     let from = from.to_owned().try_into().expect("a key");
     let to = Catalogue::standard().plan(to).expect("a plan").clone();
-    SubscriptionEvent::PlanUpgraded { from, to, at: at() }
+    SubscriptionEvent::PlanUpgraded {
+        from,
+        to,
+        attribution: Attribution::default(),
+        at: at(),
+    }
 }

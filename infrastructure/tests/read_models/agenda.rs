@@ -1,7 +1,10 @@
 //! The agenda: a hint that may be early, but is never late.
 
 use application::ports::agenda::Agenda;
+use chrono::TimeDelta;
+use domain::catalogue::Catalogue;
 use domain::ids::Position;
+use domain::subscription::{Effective, SubscriptionCommand};
 use futures::FutureExt;
 
 use crate::history::{Ask, History, day};
@@ -16,6 +19,7 @@ on_both_engines! {
     a_tenant_can_be_put_off_whatever_its_position,
     a_tenant_of_which_nothing_is_known_has_no_moment,
     whoever_waits_is_woken_by_an_earlier_moment_and_by_nothing_else,
+    what_comes_next_of_the_subscription_is_noted_beside_the_cards,
 }
 
 struct Setting {
@@ -135,4 +139,28 @@ async fn whoever_waits_is_woken_by_an_earlier_moment_and_by_nothing_else<E: Land
         .replace(setting.history.position(), Some(day(30)))
         .await;
     assert!(!woken(&setting));
+}
+
+async fn what_comes_next_of_the_subscription_is_noted_beside_the_cards<E: LandlordUnderTest>() {
+    let mut setting = Setting::new::<E>().await;
+    let end = setting.issue(1, Some(20)).await;
+    let at = setting.history.now;
+    let plan = |key| Catalogue::standard().plan(key).expect("a plan").clone();
+    setting.history.tell(SubscriptionCommand::StartTrial {
+        plan: plan("enterprise"),
+        days: 14,
+        at,
+    });
+    setting.tenant.follow(&setting.landlord.model, 100).await;
+    let trial_ends = at + TimeDelta::days(14);
+    assert_eq!(setting.next().await, Some(trial_ends));
+    setting.history.tell(SubscriptionCommand::ChangePlan {
+        to: plan("pro"),
+        effective: Effective::At(day(3)),
+        at,
+    });
+    setting.tenant.follow(&setting.landlord.model, 100).await;
+    assert_eq!(setting.next().await, Some(day(3)));
+    setting.replace(setting.history.position(), end).await;
+    assert_eq!(setting.next().await, end);
 }

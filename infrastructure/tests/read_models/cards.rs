@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use application::cards::{Card, CardFilter, CardSort};
+use application::cards::{Card, CardFilter, CardSort, DueCard};
 use application::ports::{CardsView, HandlerError, Ledger, Subscriber};
+use domain::card::Status;
 
 use crate::history::{Ask, History, card_id, day, issue_many};
 use crate::store::{Engine, tenant_on};
@@ -120,10 +121,24 @@ pub async fn a_card_is_due_from_the_moment_on_at_which_it_ends_unless_it_left_ci
     let first = view.next_due().await.expect("an answer").expect("a moment");
     assert_eq!(Some(first), history.expected()[1].expires_at);
     let just_before = first - chrono::TimeDelta::microseconds(1);
-    assert_eq!(view.due(just_before, 9).await.expect("cards"), vec![]);
-    assert_eq!(view.due(first, 9).await.expect("cards"), vec![card_id(2)]);
-    let later = day(30);
-    let overdue = view.due(later, 9).await.expect("cards");
-    assert_eq!(overdue, vec![card_id(2), card_id(1)]);
-    assert_eq!(view.due(later, 1).await.expect("cards"), vec![card_id(2)]);
+    let due = async |now, limit| view.due(now, limit).await.expect("cards");
+    let expected = |id| {
+        let card = view.get(card_id(id));
+        async {
+            let card = card.await.expect("an answer").expect("a card");
+            DueCard {
+                id: card.id,
+                status: card.status,
+                expires_at: card.expires_at.expect("an end"),
+                version: card.version,
+            }
+        }
+    };
+    let (one, two) = (expected(1).await, expected(2).await);
+    assert_eq!((one.status, one.version), (Status::Active, 2));
+    assert_eq!((two.status, two.version), (Status::Issued, 1));
+    assert_eq!(due(just_before, 9).await, vec![]);
+    assert_eq!(due(first, 9).await, vec![two]);
+    assert_eq!(due(day(30), 9).await, vec![two, one]);
+    assert_eq!(due(day(30), 1).await, vec![two]);
 }

@@ -12,7 +12,7 @@ use domain::catalogue::Catalogue;
 use domain::chain::Hash;
 use domain::event::Event;
 use domain::ids::{CardId, CardNumber, Position};
-use domain::subscription::{SubscriptionCommand, TenantSubscription};
+use domain::subscription::{Effective, SubscriptionCommand, TenantSubscription};
 use domain::text::{Email, ExternalRef, HolderName, Tier};
 use domain::usage::Usage;
 use proptest::prelude::*;
@@ -95,7 +95,8 @@ impl History {
             }
             Ask::ChangePlan(plan) => {
                 let to = Catalogue::standard().plan(plan).expect("a plan").clone();
-                self.tell(SubscriptionCommand::ChangePlan { to, at });
+                let effective = Effective::Now;
+                self.tell(SubscriptionCommand::ChangePlan { to, effective, at });
             }
         }
     }
@@ -120,7 +121,8 @@ impl History {
         record(&self.ledger, id.to_string(), *version, event.into());
     }
 
-    fn tell(&mut self, command: SubscriptionCommand) {
+    /// Gives the subscription a command.
+    pub fn tell(&mut self, command: SubscriptionCommand) {
         for event in self.subscription.decide(command).unwrap_or_default() {
             self.subscription.evolve(event.clone());
             self.subscription_version += 1;

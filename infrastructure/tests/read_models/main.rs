@@ -18,6 +18,7 @@ mod nodes;
 mod overviews;
 mod records;
 mod restored;
+mod usage_audits;
 
 mod history;
 mod landlords;

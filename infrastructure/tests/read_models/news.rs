@@ -14,6 +14,7 @@ use application::scope::{Command, Role, Scope};
 use application::shards::{Shard, UrlReference};
 use application::subscribers::Subscribers;
 use application::tenants::{Isolation, NewTenant};
+use application::usage_audits::Auditor;
 use domain::catalogue::Catalogue;
 use domain::event::Decoder;
 use domain::ids::{KeyId, Slug};
@@ -63,6 +64,7 @@ impl Node {
             Arc::clone(&clock),
             doorbell.clone(),
         );
+        let counts = Arc::new(stores.clone());
         let stores: Arc<dyn TenantStores> = Arc::new(stores);
         let records = Arc::new(
             connect(pool(database), Older::Migrate)
@@ -70,6 +72,7 @@ impl Node {
                 .expect("a database"),
         );
         let overviews = Arc::new(LandlordReadModel::new(Arc::clone(&records)));
+        let landlord = Arc::new(LandlordDatabase::new(records));
         let subscribers = Subscribers::new(
             vec![],
             Arc::clone(&stores),
@@ -85,10 +88,11 @@ impl Node {
             shards: Arc::default(),
             shard_databases: None,
             keys: KeyRing::default(),
-            landlord: Arc::new(LandlordDatabase::new(records)),
+            auditor: Auditor::new(Arc::clone(&landlord) as _, counts),
+            landlord,
             agenda: Arc::clone(&overviews) as _,
             overviews,
-            catalogue: Catalogue::standard(),
+            catalogue: Catalogue::standard().into(),
             decoder: Decoder::default(),
             subscribers: Arc::new(subscribers),
         });

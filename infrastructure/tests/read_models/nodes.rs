@@ -128,7 +128,7 @@ async fn folded_after(handled: Option<usize>, other: Statement) -> (Usage, Usage
     for event in &events[3..] {
         match &event.event {
             Event::Card(event) => expected.apply(event),
-            Event::Subscription(_) => {}
+            Event::Subscription(_) | Event::Catalogue(_) | Event::Usage(_) => {}
         }
     }
     let shown = folding.model.tenant(tenant_id(1)).await.expect("an answer");

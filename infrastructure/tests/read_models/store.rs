@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use application::ports::checkpoints::{Checkpoints, Turn};
 use application::ports::restore::OutcomePage;
 use application::ports::{
     Append, AppendError, Appended, CardsView, Head, HistoryFilter, Ledger, RecordedEvent,
@@ -118,10 +119,29 @@ pub async fn tenant_on<E: Engine>() -> Tenant<E> {
             tenant: engine.tenant(),
             ledger: ledger.clone(),
             cards: engine.view().await,
+            checkpoints: Arc::new(NoCheckpoints),
         },
         ledger,
         cards: engine.cards(),
         engine,
+    }
+}
+
+/// The read models keep their own.
+struct NoCheckpoints;
+
+#[async_trait]
+impl Checkpoints for NoCheckpoints {
+    async fn position(&self, _: &'static str) -> Result<Position, Unavailable> {
+        Ok(0)
+    }
+
+    async fn turn(&self, _: &'static str) -> Result<Turn, Unavailable> {
+        Ok(Turn::Here)
+    }
+
+    async fn advance(&self, _: &'static str, _: Position) -> Result<(), Unavailable> {
+        Ok(())
     }
 }
 

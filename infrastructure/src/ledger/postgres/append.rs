@@ -19,10 +19,12 @@ use sqlx::{Executor, Postgres};
 
 use super::super::admission::{Admission, Prepared};
 use super::super::column::to_i64;
+use super::super::recount::{Count, Pages};
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
 use super::read::PostgresReader;
+use super::recount;
 use crate::patience::limited;
 use crate::shard::RoomConnection;
 
@@ -213,6 +215,19 @@ impl PostgresAppend<'_> {
             .bind(outcomes!(|(_, it)| it.fingerprint.as_slice()))
             .bind(outcomes!(|(_, it)| it.outcome.as_str()))
             .bind(outcomes!(|(_, it)| to_i64(it.position)))
+    }
+}
+
+impl Pages for PostgresAppend<'_> {
+    /// Of events that are there for good, so it does not matter whether the head is locked.
+    async fn count(&mut self, count: Count, up_to: Position) -> Result<Count, StoreError> {
+        let reader = &self.engine.reader;
+        let connection = self.connection.as_mut().ok_or(StoreError::Moved)?;
+        let counted = limited(recount::page(connection.work(), &reader.room, count, up_to)).await?;
+        if !self.lock_first {
+            connection.rest();
+        }
+        Ok(counted)
     }
 }
 

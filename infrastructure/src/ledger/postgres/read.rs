@@ -25,7 +25,7 @@ use crate::patience::limited;
 use crate::shard::Room;
 use crate::shard::schema::is_missing;
 
-const HEAD: &str = "revision, position, hash, issued, active, suspended, revoked, expired, \
+pub(super) const HEAD: &str = "revision, position, hash, issued, active, suspended, revoked, expired, \
      replaced, subscription_version, card_serials_reserved";
 
 /// The statements that read a tenant's schema, and the way into it.
@@ -238,7 +238,8 @@ impl Reader for PostgresReader {
     }
 }
 
-fn head_row(row: &PgRow) -> Result<HeadRow, StoreError> {
+/// A row that begins with [`HEAD`].
+pub(super) fn head_row(row: &PgRow) -> Result<HeadRow, StoreError> {
     Ok(HeadRow {
         position: from_i64(row.try_get(1)?)?,
         hash: column::hash(row.try_get(2)?)?,

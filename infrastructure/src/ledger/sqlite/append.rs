@@ -15,6 +15,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::super::admission::{Admission, NewOutcome, Prepared, Versions};
 use super::super::column::{from_i64, to_i64};
+use super::super::recount::{Count, Pages};
 use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
@@ -95,6 +96,12 @@ struct SqliteAppend<'a> {
     tenant: TenantId,
     exchange: Exchange<'a>,
     keys: &'a Keys,
+}
+
+impl Pages for SqliteAppend<'_> {
+    async fn count(&mut self, count: Count, up_to: Position) -> Result<Count, StoreError> {
+        read::count(self.exchange.connection(), count, up_to).await
+    }
 }
 
 impl Transaction for SqliteAppend<'_> {

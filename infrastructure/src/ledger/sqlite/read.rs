@@ -7,8 +7,9 @@ use application::ports::{HistoryFilter, RecordedOutcome, StoredEvent};
 use cqrs_es::Aggregate;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::card::DigitalCard;
+use domain::catalogue::Catalogue;
 use domain::event::{AggregateKind, Decoder};
-use domain::ids::TenantId;
+use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 use sqlite_es::SqliteEventRepository;
@@ -17,6 +18,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool};
 
 use super::super::column::{self, from_i64, to_i64};
+use super::super::recount::Count;
 use super::super::stored::{Reader, push_conditions};
 use super::super::{HeadRow, StoreError};
 use super::keys::Keys;
@@ -39,6 +41,33 @@ impl SqliteReader {
             keys,
         }
     }
+
+    async fn events_of(
+        &self,
+        kind: AggregateKind,
+        id: &str,
+    ) -> Result<Vec<SerializedEvent>, StoreError> {
+        let rows = sqlx::query(
+            "select sequence, event_type, event_version, payload, metadata from events \
+             where aggregate_id = ? and aggregate_type = ? order by sequence",
+        )
+        .bind(id)
+        .bind(kind.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        let event = |row: &SqliteRow| {
+            Ok(SerializedEvent {
+                aggregate_id: id.to_owned(),
+                sequence: from_i64(row.try_get(0)?)? as usize,
+                aggregate_type: kind.as_str().to_owned(),
+                event_type: row.try_get(1)?,
+                event_version: row.try_get(2)?,
+                payload: column::json(row.try_get(3)?)?,
+                metadata: column::json(row.try_get(4)?)?,
+            })
+        };
+        rows.iter().map(event).collect()
+    }
 }
 
 impl Reader for SqliteReader {
@@ -54,6 +83,9 @@ impl Reader for SqliteReader {
             AggregateKind::Subscription => {
                 self.repository.get_events::<TenantSubscription>(id).await
             }
+            AggregateKind::Catalogue => self.repository.get_events::<Catalogue>(id).await,
+            // No aggregate, so nothing that the repository could load.
+            AggregateKind::Usage => return self.events_of(kind, id).await,
         };
         Ok(events?)
     }
@@ -128,6 +160,42 @@ pub(super) fn head_row(row: &SqliteRow) -> Result<HeadRow, StoreError> {
         subscription_version: from_i64(row.try_get(8)?)?,
         card_serials_reserved: from_i64(row.try_get(9)?)?,
     })
+}
+
+/// The head; and the count after the page that follows on it, up to a position at most.
+pub(crate) async fn look(
+    connection: &mut SqliteConnection,
+    count: Count,
+    up_to: Position,
+) -> Result<(HeadRow, Count), StoreError> {
+    let head = head(connection).await?;
+    let end = count.page(up_to.min(head.position));
+    let count = self::count(connection, count, end).await?;
+    Ok((head, count))
+}
+
+/// Counts the events after where the count is, up to a position.
+pub(super) async fn count(
+    connection: &mut SqliteConnection,
+    mut count: Count,
+    up_to: Position,
+) -> Result<Count, StoreError> {
+    let rows = sqlx::query(
+        "select position, aggregate_type, event_type, event_version, payload from events \
+         where position > ? and position <= ? order by position",
+    )
+    .bind(to_i64(count.position))
+    .bind(to_i64(up_to))
+    .fetch_all(connection)
+    .await?;
+    let decoder = Decoder::default();
+    for row in rows {
+        let (kind, name): (&str, &str) = (row.try_get(1)?, row.try_get(2)?);
+        let (version, payload): (&str, &str) = (row.try_get(3)?, row.try_get(4)?);
+        let position = from_i64(row.try_get(0)?)?;
+        count.follow(&decoder, position, [kind, name, version, payload])?;
+    }
+    Ok(count)
 }
 
 /// The tenant's subscription, folded from its events.

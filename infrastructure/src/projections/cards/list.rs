@@ -4,10 +4,12 @@
 //! Pages begin after a place in the order (a row value, so an index finds it), never after a
 //! number of rows: cards that come and go between two pages make none appear twice or not at all.
 
-use application::cards::{Card, CardCursor, CardCursorKey, CardFilter, CardPage, CardSort};
+use application::cards::{
+    Card, CardCursor, CardCursorKey, CardFilter, CardPage, CardSort, DueCard,
+};
 use chrono::{DateTime, Utc};
 use domain::ids::CardId;
-use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Type};
+use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Row, Type};
 
 use super::rows::{self, COLUMNS};
 use super::table::IN_CIRCULATION;
@@ -84,18 +86,28 @@ where
     }
 
     /// Up to `limit` cards in circulation whose time was over by `now`, the longest overdue first.
-    pub async fn due(self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, sqlx::Error> {
+    pub async fn due(self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, sqlx::Error> {
         let table = self.table;
         let sql = format!(
-            "select id from {table} where {IN_CIRCULATION} and expires_at <= $1 \
-         order by expires_at, id limit $2"
+            "select id, status, expires_at, version from {table} \
+             where {IN_CIRCULATION} and expires_at <= $1 order by expires_at, id limit $2"
         );
-        let ids: Vec<String> = sqlx::query_scalar(&sql)
+        let found = sqlx::query(&sql)
             .bind(now.timestamp_micros())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(self.reader)
             .await?;
-        ids.iter().map(|id| row::id(id)).collect()
+        let due = |found: &DB::Row| {
+            let id: String = found.try_get(0)?;
+            let status: String = found.try_get(1)?;
+            Ok(DueCard {
+                id: row::id(&id)?,
+                status: row::word(&status)?,
+                expires_at: row::time(found.try_get(2)?)?,
+                version: row::position(found.try_get(3)?)?,
+            })
+        };
+        found.iter().map(due).collect()
     }
 
     /// When the next card in circulation is due.

@@ -14,7 +14,7 @@ mod table;
 
 use std::sync::Arc;
 
-use application::cards::{Card, CardFilter, CardPage};
+use application::cards::{Card, CardFilter, CardPage, DueCard};
 use application::ports::{
     CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
 };
@@ -85,7 +85,7 @@ impl CardsView for PostgresCards {
         connection.done(page).map_err(unavailable(THE_STORE))
     }
 
-    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<CardId>, Unavailable> {
+    async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, Unavailable> {
         let mut connection = enter(&self.room).await?;
         let due = limited(self.cards(&mut connection).due(now, limit)).await;
         connection.done(due).map_err(unavailable(THE_STORE))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use application::ports::{HandlerError, RecordedEvent};
+use chrono::{DateTime, Utc};
 use domain::card::CardEvent;
 use domain::event::Event;
 use domain::ids::{Position, TenantId};
@@ -18,7 +19,8 @@ pub struct Overview {
     pub position: Position,
     pub subscription: TenantSubscription,
     pub usage: Usage,
-    /// The earliest end of any card that was issued or renewed: never too late, often too early.
+    /// The earliest moment of the subscription or end of any card that was issued or renewed: never
+    /// too late, often too early.
     pub next_due_at: Option<i64>,
     /// The same, of the events after `recent_since` alone.
     pub recent_due_at: Option<i64>,
@@ -31,7 +33,14 @@ impl Overview {
         for event in following(events, self.position)? {
             match &event.event {
                 Event::Card(event) => self.fold_card(event),
-                Event::Subscription(event) => self.subscription.evolve(event.clone()),
+                Event::Subscription(event) => {
+                    self.subscription.evolve(event.clone());
+                    self.note(self.subscription.next_due());
+                }
+                // In no tenant's ledger.
+                Event::Catalogue(_) => {}
+                // The cards' own events have all the counts.
+                Event::Usage(_) => {}
             }
             self.position = event.stored.position;
         }
@@ -51,11 +60,13 @@ impl Overview {
             | CardEvent::CardReplaced { .. }
             | CardEvent::CardHolderUpdated { .. } => None,
         };
-        if let Some(end) = end {
-            let end = Some(end.timestamp_micros());
-            self.next_due_at = earlier(self.next_due_at, end);
-            self.recent_due_at = earlier(self.recent_due_at, end);
-        }
+        self.note(end);
+    }
+
+    fn note(&mut self, due: Option<DateTime<Utc>>) {
+        let due = due.map(|due| due.timestamp_micros());
+        self.next_due_at = earlier(self.next_due_at, due);
+        self.recent_due_at = earlier(self.recent_due_at, due);
     }
 }
 

@@ -1,0 +1,77 @@
+//! When to tell that a tenant comes near its limit: a process manager, events in, events out.
+//!
+//! A threshold is reached when the cards in circulation come to it from below, because there are
+//! more of them or because the limit fell. It is told once; it can be reached again after they
+//! were below it, because there were fewer of them or because the limit rose.
+//!
+//! Everything follows from the events and the times at which they were recorded, so whoever follows
+//! a ledger again comes to the same.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Usage, UsageEvent};
+use crate::event::Event;
+use crate::subscription::TenantSubscription;
+
+/// The parts of the limit that are told, in percent.
+pub const THRESHOLDS: [u32; 3] = [80, 90, 100];
+
+/// What has to be known of a ledger to tell when a threshold is reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Thresholds {
+    usage: Usage,
+    subscription: TenantSubscription,
+    /// The highest threshold that the usage is at or above; 0 if it is below all of them.
+    level: u32,
+    /// The same, before the last event.
+    level_before: u32,
+}
+
+impl Thresholds {
+    /// Follows one event, recorded at `at`.
+    pub fn evolve(&mut self, event: &Event, at: DateTime<Utc>) {
+        match event {
+            Event::Card(event) => self.usage.apply(event),
+            Event::Subscription(event) => self.subscription.evolve(event.clone()),
+            Event::Catalogue(_) | Event::Usage(_) => {}
+        }
+        self.level_before = self.level;
+        self.level = level(
+            self.usage.in_circulation(),
+            self.subscription.card_limit(at),
+        );
+    }
+
+    /// What the last event, recorded at `at`, has reached: the lowest threshold first.
+    pub fn decide(&self, at: DateTime<Utc>) -> Vec<UsageEvent> {
+        let Some(limit) = self.subscription.card_limit(at) else {
+            return vec![];
+        };
+        THRESHOLDS
+            .into_iter()
+            .filter(|percent| (self.level_before + 1..=self.level).contains(percent))
+            .map(|percent| UsageEvent::UsageThresholdReached {
+                percent,
+                used: self.usage.in_circulation(),
+                limit,
+                at,
+            })
+            .collect()
+    }
+
+    /// The highest threshold that the usage is at or above, in percent; 0 if it is below all.
+    pub const fn level(&self) -> u32 {
+        self.level
+    }
+}
+
+/// Without a limit there is no part of it; and where nothing is used, none is reached.
+fn level(used: u64, limit: Option<u64>) -> u32 {
+    let Some(limit) = limit.filter(|_| used > 0) else {
+        return 0;
+    };
+    let is_reached =
+        |percent: &u32| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
+    THRESHOLDS.into_iter().rfind(is_reached).unwrap_or(0)
+}

@@ -1,0 +1,279 @@
+//! The biller's queue at the broker, taken message by message into the journal.
+//!
+//! Recovery by the client library is off: on any failure the connection is dropped, and whoever
+//! calls decides whether to take up a new one. Every step has a time limit. What is put in an
+//! error or a log never holds the address, which may have a password in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use application::billing::message::Message;
+use application::messages::{BILLING_DEAD_LETTERS, BILLING_QUEUE};
+use application::ports::Clock;
+use futures::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Consumer, ErrorKind};
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{Journal, Kept, Rejected};
+use crate::rabbitmq::address::Address;
+use crate::rabbitmq::dial::{HangUp, dial};
+
+/// The most messages that the broker hands out before they are acknowledged; also the most that
+/// one transaction keeps.
+const PREFETCH: u16 = 256;
+/// How long one step of the conversation with the broker may take.
+const STEP_MAX: Duration = Duration::from_secs(10);
+/// How often a message may have been handed out in vain before it is put aside, whatever it breaks.
+/// The broker's own limit, at which it would be buried without the biller knowing.
+const ATTEMPTS_MAX: i64 = 20;
+/// Where the broker counts attempts that failed: given back, or held by a biller that broke.
+const ATTEMPTS: &str = "x-delivery-count";
+/// How often a queue that has messages may give none before that is an error.
+const WITHHELD_MAX: u32 = 10;
+/// AMQP's code for what does not exist.
+const NOT_FOUND: u16 = 404;
+
+/// When to stop taking messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When the queue is empty and has given nothing for so long.
+    Idle(Duration),
+    /// When told to.
+    Told,
+}
+
+/// Why taking messages has ended early. What was taken is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The broker did not do its part in time.
+    #[error("the broker did not answer in time: {0}")]
+    TooSlow(&'static str),
+    /// The broker refused, or the connection broke.
+    #[error("the broker: {what}")]
+    Broker {
+        /// In doing what.
+        what: &'static str,
+        /// Why.
+        source: lapin::Error,
+    },
+    /// There is no such queue.
+    #[error("the broker has no queue {0}: the service declares it when it first connects")]
+    NoQueue(&'static str),
+    /// The queue was deleted, or this biller was sent away.
+    #[error("the broker has ended the delivery")]
+    Cancelled,
+    /// Somebody else is given the messages, or they cannot be had.
+    #[error("the broker has {0} messages which it does not hand out")]
+    Withheld(u32),
+    /// The journal did not keep them.
+    #[error("the biller's file")]
+    Journal(#[source] sqlx::Error),
+}
+
+impl QueueError {
+    /// Whether a new connection may help.
+    pub const fn is_the_brokers(&self) -> bool {
+        match self {
+            Self::TooSlow(_)
+            | Self::Broker { .. }
+            | Self::NoQueue(_)
+            | Self::Cancelled
+            | Self::Withheld(_) => true,
+            Self::Journal(_) => false,
+        }
+    }
+}
+
+/// Takes messages from the queue into the journal, over one connection. Answers how many messages
+/// are among the dead letters, if it has looked: at the end, and not when it was told to stop.
+///
+/// `kept` is called after each transaction.
+///
+/// # Errors
+///
+/// [`QueueError`]; what `kept` was told of is in the journal all the same.
+pub async fn take(
+    broker: &Address,
+    journal: &Journal,
+    clock: &Arc<dyn Clock>,
+    until: Until,
+    stop: &CancellationToken,
+    kept: &mut (dyn FnMut(Kept) + Send),
+) -> Result<Option<u32>, QueueError> {
+    // Whatever happens, the socket is closed when this ends.
+    let hang_up = HangUp::default();
+    let work = async {
+        let dialled = dial(broker, &hang_up, "digital-card billing-report");
+        let connection = step("connecting", dialled).await?;
+        let channel = step("opening a channel", connection.create_channel()).await?;
+        take_all(&channel, journal, clock, until, kept).await?;
+        let dead = waiting(&channel, BILLING_DEAD_LETTERS).await?;
+        // It also waits for the acknowledgements.
+        step("closing", connection.close(200, "done".into())).await?;
+        Ok(Some(dead))
+    };
+    tokio::select! {
+        taken = work => taken,
+        // What was handed out and not acknowledged, the broker hands out again.
+        () = stop.cancelled() => Ok(None),
+    }
+}
+
+async fn take_all(
+    channel: &Channel,
+    journal: &Journal,
+    clock: &Arc<dyn Clock>,
+    until: Until,
+    kept: &mut (dyn FnMut(Kept) + Send),
+) -> Result<(), QueueError> {
+    waiting(channel, BILLING_QUEUE).await?;
+    let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+    step("bounding what is handed out", qos).await?;
+    let mut batches = consume(channel).await?.ready_chunks(PREFETCH.into());
+    let mut withheld = 0;
+    loop {
+        let batch = match until {
+            Until::Told => batches.next().await,
+            Until::Idle(idle) => match tokio::time::timeout(idle, batches.next()).await {
+                Ok(batch) => batch,
+                // Silence alone is no proof: a connection may be dead.
+                Err(_) => match waiting(channel, BILLING_QUEUE).await? {
+                    0 => return Ok(()),
+                    left if withheld == WITHHELD_MAX => return Err(QueueError::Withheld(left)),
+                    _ => {
+                        withheld += 1;
+                        continue;
+                    }
+                },
+            },
+        };
+        let batch: Result<Vec<_>, _> = batch.ok_or(QueueError::Cancelled)?.into_iter().collect();
+        let batch = batch.map_err(of("taking messages"))?;
+        kept(keep(journal, clock, &batch).await?);
+        withheld = 0;
+    }
+}
+
+/// How many messages wait in a queue to be handed out.
+async fn waiting(channel: &Channel, queue: &'static str) -> Result<u32, QueueError> {
+    // Not made here: who publishes knows how it is to be.
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let asked = channel.queue_declare(queue.into(), passive, FieldTable::default());
+    match step("looking for the queue", asked).await {
+        Ok(queue) => Ok(queue.message_count()),
+        Err(QueueError::Broker { source, .. }) if is_not_found(&source) => {
+            Err(QueueError::NoQueue(queue))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+}
+
+async fn consume(channel: &Channel) -> Result<Consumer, QueueError> {
+    // Acknowledged by hand, after the commit; other billers may help to empty the queue.
+    let options = BasicConsumeOptions {
+        no_ack: false,
+        exclusive: false,
+        ..BasicConsumeOptions::default()
+    };
+    // An empty tag: the broker makes one that nobody else has.
+    let asked = channel.basic_consume(
+        BILLING_QUEUE.into(),
+        "".into(),
+        options,
+        FieldTable::default(),
+    );
+    step("asking for messages", asked).await
+}
+
+/// Keeps what was handed out, in one transaction; then tells the broker.
+async fn keep(
+    journal: &Journal,
+    clock: &Arc<dyn Clock>,
+    batch: &[Delivery],
+) -> Result<Kept, QueueError> {
+    let (mut messages, mut rejected, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let mut accepted = None;
+    for delivery in batch {
+        match read(delivery) {
+            Ok(message) => {
+                accepted = Some(delivery);
+                messages.push(message);
+            }
+            Err(rejection) => {
+                let Rejected { message_id, reason } = &rejection;
+                tracing::warn!(message_id, reason, "rejected: see the dead-letter queue");
+                rejected.push(rejection);
+                refused.push(delivery);
+            }
+        }
+    }
+    let kept = journal.keep(&messages, &rejected, clock.now()).await;
+    let kept = kept.map_err(QueueError::Journal)?;
+    for delivery in refused {
+        // Not again: what cannot be read now cannot be read later. It goes to the dead letters.
+        let options = BasicRejectOptions { requeue: false };
+        step("rejecting", delivery.acker.reject(options)).await?;
+    }
+    if let Some(last) = accepted {
+        // All up to this one; those that were rejected are settled already.
+        let options = BasicAckOptions { multiple: true };
+        step("acknowledging", last.acker.ack(options)).await?;
+    }
+    Ok(kept)
+}
+
+fn read(delivery: &Delivery) -> Result<Message, Rejected> {
+    let id = delivery.properties.message_id().as_ref();
+    let rejected = |reason| Rejected {
+        message_id: id.map_or("without an id", ShortString::as_str).to_owned(),
+        reason,
+    };
+    let attempts = attempts(delivery);
+    if attempts >= ATTEMPTS_MAX {
+        return Err(rejected(format!("handed out {attempts} times in vain")));
+    }
+    Message::parse(id.map(ShortString::as_str), &delivery.data)
+        .map_err(|error| rejected(error.to_string()))
+}
+
+/// How often it was handed out in vain.
+fn attempts(delivery: &Delivery) -> i64 {
+    // One that somebody has put back from the dead letters still has the count of its first life.
+    if !delivery.redelivered {
+        return 0;
+    }
+    let headers = delivery.properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(ATTEMPTS)) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::LongUInt(count)) => i64::from(*count),
+        _ => 0,
+    }
+}
+
+/// One step of the conversation, with its time limit.
+async fn step<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, QueueError> {
+    match tokio::time::timeout(STEP_MAX, work).await {
+        Ok(done) => done.map_err(of(what)),
+        Err(_) => Err(QueueError::TooSlow(what)),
+    }
+}
+
+fn of(what: &'static str) -> impl FnOnce(lapin::Error) -> QueueError {
+    move |source| QueueError::Broker { what, source }
+}

@@ -1,0 +1,145 @@
+//! The publisher to RabbitMQ: one more subscriber, whose effect is at the broker.
+//!
+//! ```text
+//! handle -> Message::of -> Link::publish -> one channel -> confirms -> checkpoint
+//! ```
+//!
+//! A batch is published as fast as the channel takes it and its confirms are waited for together;
+//! the checkpoint moves only over what is confirmed. Whoever publishes begins behind a checkpoint
+//! and goes on without a gap on one channel. So whatever fails, and on however many nodes, a tenant's
+//! messages come for the first time in ledger order, and may come again. One exception, of a queue's
+//! owner's own making: a queue with a maximum length that rejects may have refused a message before
+//! one that it took.
+//!
+//! No more messages wait for confirms than 16 tenants' batches of 512.
+
+pub mod address;
+pub(crate) mod dial;
+mod link;
+mod topology;
+
+use std::sync::Arc;
+
+use application::messages::Message;
+use application::ports::checkpoints::Turn;
+use application::ports::{HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable};
+use application::subscribers::BROKER;
+use async_trait::async_trait;
+use domain::event::Event;
+use domain::ids::Position;
+use domain::subscription::SubscriptionEvent;
+use tokio_util::task::TaskTracker;
+
+use self::address::Address;
+use self::link::Link;
+
+/// How many events are read at a time to be published again.
+const PAGE_EVENTS: usize = 512;
+
+/// Publishes every tenant's messages.
+pub struct BrokerPublisher {
+    link: Arc<Link>,
+    task: TaskTracker,
+}
+
+impl BrokerPublisher {
+    /// A publisher to the broker at `address`, not connected yet.
+    pub fn new(address: Address) -> Self {
+        Self {
+            link: Arc::new(Link::new(address)),
+            task: TaskTracker::new(),
+        }
+    }
+
+    /// Connects from now on, for as long as it takes.
+    pub fn start(&self) {
+        self.task.spawn(Arc::clone(&self.link).run());
+        self.task.close();
+    }
+
+    /// Takes nothing more, and lets go of what waits. What is not confirmed is published again
+    /// after the next start.
+    pub fn stop(&self) {
+        self.link.stop();
+    }
+
+    /// Closes the connection; after [`Self::stop`], when nobody publishes any more.
+    pub async fn close(&self) {
+        self.link.close();
+        self.task.close();
+        self.task.wait().await;
+    }
+
+    /// Publishes again what is at or after `from` and before `until`.
+    async fn publish_again(
+        &self,
+        tenant: &TenantStore,
+        from: Position,
+        until: Position,
+    ) -> Result<(), Unavailable> {
+        let mut after = from.saturating_sub(1);
+        while after + 1 < until {
+            let page = tenant.ledger.read(after, PAGE_EVENTS).await?;
+            let page: Vec<_> = page
+                .iter()
+                .filter(|event| event.stored.position < until)
+                .collect();
+            let Some(last) = page.last() else { break };
+            after = last.stored.position;
+            let messages = page.iter();
+            let messages = messages.filter_map(|event| Message::of(tenant.tenant, event));
+            self.link.publish(messages.collect()).await?;
+            // It may take long: other nodes are to know that somebody is at it.
+            tenant.checkpoints.turn(BROKER).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Subscriber for BrokerPublisher {
+    fn name(&self) -> &'static str {
+        BROKER
+    }
+
+    fn is_read_model(&self) -> bool {
+        false
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.link.trouble()
+    }
+
+    async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
+        tenant.checkpoints.turn(BROKER).await
+    }
+
+    async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
+        tenant.checkpoints.position(BROKER).await
+    }
+
+    async fn handle(
+        &self,
+        tenant: &TenantStore,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let mut messages = Vec::with_capacity(events.len());
+        for event in events {
+            if let Event::Subscription(SubscriptionEvent::RepublishRequested { from, .. }) =
+                event.event
+            {
+                self.link.publish(std::mem::take(&mut messages)).await?;
+                let until = event.stored.position;
+                self.publish_again(tenant, from, until).await?;
+            }
+            messages.extend(Message::of(tenant.tenant, event));
+        }
+        self.link.publish(messages).await?;
+        let Some(last) = events.last() else {
+            return Ok(self.checkpoint(tenant).await?);
+        };
+        let position = last.stored.position;
+        tenant.checkpoints.advance(BROKER, position).await?;
+        Ok(position)
+    }
+}

@@ -1,0 +1,479 @@
+//! What other systems are told over the broker: everything, in order, as documented; again on
+//! request; and what the service says when the broker is not what it needs.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use serde_json::{Value, json};
+
+use crate::shards::{database, node};
+use crate::support::client::id;
+use crate::support::messages::{Message, Reader, SCHEMAS, contract, in_order};
+use crate::support::rabbitmq::Broker;
+use crate::support::recount::history;
+use crate::support::service::{command, run};
+use crate::support::{Client, Options, Service, eventually, in_seconds, unique};
+
+/// One node for all tests that leave it as it is.
+pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
+
+/// A part of the broker of one's own, by its address.
+pub fn virtual_host() -> String {
+    let name = unique("v");
+    BROKER.ctl(&format!("add_vhost {name}"));
+    BROKER.ctl(&format!("set_permissions -p {name} guest .* .* .*"));
+    format!("{}/{name}", BROKER.url())
+}
+
+/// Publishing to this broker.
+pub fn publishing_to(url: &str) -> Options {
+    Options::default().with("AMQP_URL", url)
+}
+
+/// Waits until everything of the tenant's is confirmed by the broker.
+pub async fn published(service: &Service, tenant: &Client) {
+    let head = history(service, tenant.id()).await.len();
+    eventually("everything is published", || async {
+        let broker = broker_line(service, tenant).await?;
+        (broker["checkpoint"] == head && broker["lag"] == 0).then_some(())
+    })
+    .await;
+}
+
+/// How far the publisher is with a tenant.
+pub async fn broker_line(service: &Service, tenant: &Client) -> Option<Value> {
+    let path = format!(
+        "/v1/landlord/subscribers?name=broker&tenant={}",
+        tenant.id()
+    );
+    service.landlord().all(&path).await.pop()
+}
+
+/// What `/readyz` names, though the service is ready.
+pub async fn ready_errors(service: &Service) -> Vec<Value> {
+    let ready = service.stranger().get("/readyz").await.expect(200).json();
+    ready["errors"].as_array().cloned().unwrap_or_default()
+}
+
+/// Everything that can happen to a tenant.
+async fn lives_through_everything(service: &Service, tenant: &Client) {
+    let brief = json!({ "holder": { "name": "Unpublishable" }, "expires_at": in_seconds(1) });
+    let brief = tenant.issue_as(&brief).await;
+    let card = tenant.issue_active("Unpublishable").await;
+    for verb in ["suspend", "reinstate", "revoke"] {
+        tenant.change(&card, verb).await.expect(200);
+    }
+    let replaced = tenant.issue("Unpublishable").await;
+    let path = format!("/v1/cards/{}/holder", id(&replaced));
+    let holder = json!({ "name": "Unpublishable Too", "email": "un@publishable.example" });
+    tenant.put(&path, &holder).await.expect(200);
+    let path = format!("/v1/cards/{}/replace", id(&replaced));
+    tenant.post(&path, &json!({})).await.expect(201);
+
+    let subscription = format!("/v1/landlord/tenants/{}/subscription", tenant.id());
+    let change = async |method: &str, what: &str, body: Value| {
+        let path = format!("{subscription}/{what}");
+        let method = method.parse().expect("a method");
+        let landlord = service.landlord();
+        let asked = landlord.command(method, &path, &unique("key"), &body);
+        let answer = crate::support::client::send(asked).await;
+        assert!([200, 201].contains(&answer.status), "{answer}");
+    };
+    change("PUT", "plan", json!({ "plan": "pro" })).await;
+    change("PUT", "plan", json!({ "plan": "free" })).await;
+    let later = json!({ "plan": "pro", "effective": "period_end" });
+    change("PUT", "plan", later).await;
+    change("DELETE", "plan/scheduled", json!({})).await;
+    let trial = |plan: &str| json!({ "plan": plan, "days": 1, "reason": "Unpublishable" });
+    change("POST", "trial", trial("enterprise")).await;
+    change("DELETE", "trial", json!({})).await;
+    change("POST", "trial", trial("pro")).await;
+    change("PUT", "plan", json!({ "plan": "pro" })).await;
+    let brief_export = json!({ "value": true, "expires_at": in_seconds(1) });
+    change("PUT", "features/export_csv", brief_export).await;
+    let grant = json!({ "value": 1_000, "reason": "Unpublishable" });
+    change("PUT", "features/max_cards", grant).await;
+    change("DELETE", "features/max_cards", json!({})).await;
+    change("PUT", "suspend", json!({ "reason": "Unpublishable" })).await;
+    change("PUT", "reinstate", json!({})).await;
+    change("PUT", "payment-failed", json!({})).await;
+    change("PUT", "reinstate", json!({})).await;
+
+    let tiny = json!({
+        "price_level": 1, "rank": 0, "features": { "max_cards": 1, "cards.lifecycle": true },
+    });
+    let landlord = service.landlord();
+    landlord
+        .put("/v1/landlord/plans/tiny", &tiny)
+        .await
+        .expect(200);
+    tenant.issue("Unpublishable").await;
+    change("PUT", "plan", json!({ "plan": "tiny" })).await;
+    has_happened(service, tenant, "UsageThresholdReached").await;
+    change("PUT", "plan", json!({ "plan": "free" })).await;
+    has_happened(service, tenant, "AddOnExpired").await;
+
+    let path = format!("/v1/cards/{}", id(&brief));
+    eventually("the brief card expires", || async {
+        let expired = tenant.get(&path).await.json()["status"] == "expired";
+        (expired && history_has(service, tenant, "CardExpired").await).then_some(())
+    })
+    .await;
+    let renewal = json!({ "expires_at": in_seconds(3_600) });
+    let renewed = tenant.put(&format!("{path}/renew"), &renewal).await;
+    renewed.expect(200);
+    change("PUT", "cancel", json!({ "effective": in_seconds(1) })).await;
+    has_happened(service, tenant, "SubscriptionEnded").await;
+}
+
+async fn has_happened(service: &Service, tenant: &Client, kind: &str) {
+    eventually(kind, || async {
+        let has = history_has(service, tenant, kind).await;
+        has.then_some(())
+    })
+    .await;
+}
+
+async fn history_has(service: &Service, tenant: &Client, kind: &str) -> bool {
+    let events = history(service, tenant.id()).await;
+    events.iter().any(|event| event["type"] == kind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_happens_is_told_in_ledger_order_as_documented() {
+    let mut reader = Reader::of(&BROKER.url(), &["#"]).await;
+    let service = Service::start_with(publishing_to(&BROKER.url()));
+    let tenant = service.tenant("free").await;
+    lives_through_everything(&service, &tenant).await;
+    let events = history(&service, tenant.id()).await;
+    let mut told: Vec<Message> = Vec::new();
+    while told
+        .last()
+        .is_none_or(|last| last.sequence < events.len() as u64)
+    {
+        let message = reader.next().await;
+        told.extend((message.tenant == tenant.id()).then_some(message));
+    }
+    let places: Vec<_> = (1..=events.len() as u64).collect();
+    assert_eq!(
+        in_order(&told),
+        places,
+        "each of these events has a message"
+    );
+    let mut kinds: BTreeSet<_> = told.iter().map(|message| &*message.kind).collect();
+    // These take a day, or a counter that is wrong.
+    kinds.extend(["subscription.trial_expired.v1", "usage.reconciled.v1"]);
+    let documented: BTreeSet<_> = SCHEMAS.keys().map(|kind| &**kind).collect();
+    assert_eq!(kinds, documented, "each type is documented");
+    for message in &told {
+        let text = message.body.to_string();
+        for private in [
+            "Unpublishable",
+            "un@publishable",
+            "holder\"",
+            "reason",
+            "actor",
+        ] {
+            assert!(!text.contains(private), "{private} is in {text}");
+        }
+    }
+}
+
+#[test]
+fn every_example_of_the_contract_is_as_its_schema_says() {
+    for (kind, message) in contract()["components"]["messages"]
+        .as_object()
+        .expect("messages")
+    {
+        let example = &message["examples"][0]["payload"];
+        let schema = &SCHEMAS[kind];
+        assert!(schema.is_valid(example), "{kind}: {example}");
+        let mut other = example.clone();
+        other["type"] = "card.lost.v1".into();
+        assert!(!schema.is_valid(&other), "{kind} takes another type");
+    }
+    let (status, said) = run(command().arg("asyncapi"));
+    assert!(status.success(), "{said}");
+    let printed: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(printed, contract());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_configured_later_is_told_everything_from_the_first_event() {
+    let store = std::sync::Arc::new(crate::support::Store::new());
+    let mut before = Service::node_of(&store, Options::default());
+    let tenant = before.tenant("pro").await;
+    for index in 0..40 {
+        tenant.issue_active(&format!("Before {index}")).await;
+    }
+    let none = broker_line(&before, &tenant).await;
+    assert!(
+        none.is_none(),
+        "nothing publishes without an address: {none:?}"
+    );
+    before.terminate();
+    before.stopped();
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    let service = Service::node_of(&store, publishing_to(&BROKER.url()));
+    let tenant = tenant.at(service.base());
+    let body = json!({ "holder": { "name": "After" } });
+    let last = tenant.post("/v1/cards", &body).await;
+    let last = last.expect(201).position();
+    let told = reader.up_to(last).await;
+    assert_eq!(in_order(&told), (1..=last).collect::<Vec<_>>());
+    published(&service, &tenant).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_messages_are_published_again_from_where_it_is_asked() {
+    let service = Service::start_with(publishing_to(&BROKER.url()));
+    let tenant = service.tenant("pro").await;
+    for index in 0..4 {
+        tenant.issue(&format!("Again {index}")).await;
+    }
+    published(&service, &tenant).await;
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    let landlord = service.landlord();
+    let path = format!("/v1/landlord/tenants/{}/republish", tenant.id());
+    let body = json!({ "from": 3, "reason": "a disk was lost" });
+    let key = unique("republish");
+    let asked = landlord.post_once(&path, &key, &body).await;
+    assert_eq!(asked.expect(200).json()["to"], 5);
+    let repeated = landlord.post_once(&path, &key, &body).await;
+    assert!(repeated.is_replayed(), "{repeated}");
+    assert_eq!(repeated.body, asked.body);
+    tenant.issue("And on").await;
+    let told = reader.up_to(7).await;
+    let places: Vec<_> = told.iter().map(|message| message.sequence).collect();
+    assert_eq!(
+        places,
+        [3, 4, 5, 7],
+        "once, and the request itself is private"
+    );
+    let events = history(&service, tenant.id()).await;
+    assert_eq!(events[5]["type"], "RepublishRequested");
+    assert_eq!(events[5]["metadata"]["reason"], "a disk was lost");
+
+    for (from, code) in [(json!(0), "out_of_range"), (json!(8), "out_of_range")] {
+        let refused = landlord.post(&path, &json!({ "from": from })).await;
+        let problem = refused.problem(422, "validation_failed");
+        assert_eq!(problem["errors"][0]["code"], code);
+    }
+    for body in [json!({}), json!({ "from": "1" }), json!({ "from": -1 })] {
+        let refused = landlord.post(&path, &body).await;
+        refused.problem(422, "validation_failed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_is_bound_to_is_counted_and_no_error() {
+    let service = Service::start_with(publishing_to(&virtual_host()));
+    let tenant = service.tenant("pro").await;
+    for index in 0..5 {
+        tenant.issue_active(&format!("Unheard {index}")).await;
+    }
+    published(&service, &tenant).await;
+    let unroutable = "broker_messages_unroutable_total{type=\"card.activated.v1\"}";
+    let metrics = service.stranger().get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.expect(200).body).into_owned();
+    assert!(metrics.contains(&format!("{unroutable} 5")), "{metrics}");
+    assert_eq!(service.counted("broker_messages_unroutable_total").await, 5);
+    assert_eq!(service.counted("broker_messages_published_total").await, 11);
+    assert_eq!(service.counted("broker_batches_repeated_total").await, 0);
+    assert!(ready_errors(&service).await.is_empty());
+    assert!(!service.output().contains("WARN"), "{}", service.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_another_kind_is_told_in_one_line_until_somebody_deletes_it() {
+    let url = virtual_host();
+    let other = Reader::of(&url, &[]).await;
+    let billing = || "digital-card.billing".into();
+    let (options, none) = (QueueDeclareOptions::default(), FieldTable::default());
+    let declared = other
+        .channel()
+        .queue_declare(billing(), options, none)
+        .await;
+    declared.expect("a queue that is not durable");
+    let service = Service::start_with(publishing_to(&url));
+    let tenant = service.tenant("pro").await;
+    tenant.issue("Not told yet").await;
+    let troubled = eventually("it is told", || async {
+        let errors = ready_errors(&service).await;
+        errors
+            .iter()
+            .any(|it| it["code"] == "behind")
+            .then_some(errors)
+    })
+    .await;
+    assert_eq!(troubled[0]["field"], "subscribers.broker");
+    let why = eventually("staff is told why", || async {
+        let line = broker_line(&service, &tenant).await?;
+        line["last_error"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(why.contains("with other arguments"), "{why}");
+    assert!(why.contains("digital-card.billing"), "{why}");
+
+    let options = QueueDeleteOptions::default();
+    let deleted = other.channel().queue_delete(billing(), options).await;
+    deleted.expect("gone");
+    published(&service, &tenant).await;
+    let output = service.output();
+    let errors = output.lines().filter(|line| line.contains("ERROR"));
+    assert_eq!(errors.count(), 1, "{output}");
+    assert!(ready_errors(&service).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_authority_an_encrypted_broker_is_published_to() {
+    let authority = BROKER.authority().display().to_string();
+    let service =
+        Service::start_with(publishing_to(&BROKER.tls_url()).with("AMQP_CA_FILE", authority));
+    let tenant = service.tenant("free").await;
+    tenant.issue("Encrypted").await;
+    published(&service, &tenant).await;
+
+    let other = Service::start_with(publishing_to(&BROKER.tls_url()));
+    let tenant = other.tenant("free").await;
+    tenant.issue("Not to whoever answers").await;
+    eventually("it is told", || async {
+        other.output().contains("certificate").then_some(())
+    })
+    .await;
+    assert_eq!(other.counted("broker_messages_published_total").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_opens_the_broker_is_in_no_log() {
+    let place = BROKER.url().replace("guest:guest@", "");
+    let place = place.trim_start_matches("amqp://");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("address");
+    std::fs::write(&file, format!("amqp://guest:open-sesame@{place}\n")).expect("written");
+    let service = Service::start_with(
+        Options::default()
+            .with("AMQP_URL_FILE", file.display())
+            .with("RUST_LOG", "trace"),
+    );
+    let tenant = service.tenant("free").await;
+    tenant.issue("Refused").await;
+    eventually("the broker refuses", || async {
+        service
+            .output()
+            .contains("the broker refuses")
+            .then_some(())
+    })
+    .await;
+    let line = broker_line(&service, &tenant).await;
+    let ready = ready_errors(&service).await;
+    let said = format!("{}\n{line:?}\n{ready:?}", service.output());
+    for secret in ["open-sesame", "b3Blbi1zZXNhbWU", "6f70656e2d736573616d65"] {
+        assert!(!said.contains(secret), "{secret} is in\n{said}");
+    }
+    let bytes = "111, 112, 101, 110, 45, 115, 101, 115, 97, 109, 101";
+    assert!(!said.contains(bytes), "its bytes are in\n{said}");
+}
+
+#[test]
+fn a_broker_that_cannot_be_is_told_in_one_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let store = format!("sqlite:{}", directory.path().join("data").display());
+    for (variables, knob) in [
+        (
+            vec![("AMQP_URL", "http://u:sesame@h".to_owned())],
+            "AMQP_URL",
+        ),
+        (
+            vec![("AMQP_URL", "amqp://u:sesame@[x/".to_owned())],
+            "AMQP_URL",
+        ),
+        (
+            vec![("AMQP_URL", "amqp://u:sesame@[::1]/".to_owned())],
+            "AMQP_URL",
+        ),
+        (
+            vec![("AMQP_URL_FILE", "/sesame/none".replace("sesame", "no"))],
+            "AMQP_URL_FILE",
+        ),
+        (
+            vec![("AMQP_URL_FILE", file("bad", "sesame"))],
+            "AMQP_URL_FILE",
+        ),
+        (
+            vec![
+                ("AMQP_URL", "amqps://u:sesame@h".to_owned()),
+                ("AMQP_CA_FILE", file("empty", "")),
+            ],
+            "AMQP_CA_FILE",
+        ),
+        (
+            vec![
+                ("AMQP_URL", "amqp://u:sesame@h".to_owned()),
+                ("AMQP_CA_FILE", file("unused", "")),
+            ],
+            "AMQP_CA_FILE",
+        ),
+    ] {
+        let (status, said) = run(command().env("STORE", &store).envs(variables));
+        assert!(!status.success(), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.starts_with(&format!("digital-card: {knob}: ")),
+            "{said}"
+        );
+        assert!(!said.contains("sesame"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_moved_is_published_on_from_where_it_was() {
+    let (store, second) = (database(), database());
+    let service = Service::started_by(
+        node(&store)
+            .env("SECOND", &second)
+            .env("AMQP_URL", BROKER.url()),
+    );
+    let shard = json!({ "name": "second", "url": "env:SECOND", "open": false });
+    let added = service.landlord().post("/v1/landlord/shards", &shard).await;
+    added.expect(201);
+    let tenant = service.tenant("pro").await;
+    for index in 0..10 {
+        tenant.issue(&format!("Before {index}")).await;
+    }
+    published(&service, &tenant).await;
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    let mut mover = command();
+    mover.args(["tenants", "move", tenant.id(), "second"]);
+    let (status, said) = run(mover.env("STORE", &store).env("SECOND", &second));
+    assert!(status.success(), "{said}");
+    tenant.issue("After").await;
+    let told = reader.up_to(12).await;
+    assert_eq!(in_order(&told), [12], "nothing from before came again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_takes_nothing_slows_nobody() {
+    let service = Service::start_with(publishing_to(&BROKER.url()));
+    let tenant = service.tenant("pro").await;
+    // It has some in hand, and acknowledges none.
+    let _slow = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    let begun = std::time::Instant::now();
+    for index in 0..300 {
+        tenant.issue(&format!("Slow {index}")).await;
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        begun.elapsed()
+    );
+    published(&service, &tenant).await;
+}

@@ -1,5 +1,6 @@
 //! The big run of the broker: tenants under load while the broker, nodes, or both are killed at
-//! random; whoever reads misses nothing, and hears of each tenant in the order of its ledger.
+//! random; whoever reads misses nothing, and hears of each tenant in the order of its ledger. What is
+//! billed from the queue equals the recount.
 //!
 //! `BROKER_SEED` repeats the draws of a run, which prints it, though not its timing;
 //! `BROKER_EVENTS` and `BROKER_KILLS` say how much. The full one, on either engine:
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::billing::{Biller, recount};
 use crate::support::client::try_send;
 use crate::support::messages::{Reader, collect, settle};
 use crate::support::rabbitmq::Broker;
@@ -68,6 +70,7 @@ async fn whoever_is_killed_everything_is_told_in_order() {
     let loaded = begun.elapsed();
     let heard = hear_everything(&broker, queue).await;
     world.everything_is_heard(&heard).await;
+    world.is_billed_as_recounted();
     let heard = heard.lock().expect("what was heard");
     let (all, repeated) = (heard.messages, heard.messages - heard.places());
     println!(
@@ -218,6 +221,20 @@ impl World {
                 rhythm.tick().await;
             }
         }
+    }
+}
+
+impl World {
+    /// The queue, which nobody has read until now, makes the same bill as the ledgers.
+    fn is_billed_as_recounted(&mut self) {
+        let biller = Biller::of(&self.broker.url());
+        let billed = biller.report(&["--idle-s", "10"]).done();
+        for node in &mut self.nodes {
+            node.terminate();
+            node.stopped();
+        }
+        let recount = recount(&self.nodes[0]);
+        assert_eq!(billed.lines, recount.lines, "{}", billed.notes);
     }
 }
 

@@ -119,7 +119,8 @@ async fn many_cards_that_expire_at_once_hold_up_no_other_tenant() {
         .await;
     one.issue_as(&ending(&second)).await;
 
-    // Else the other's card would be in the agenda only when the subscribers have caught up.
+    // Else cards would come into the agenda only when the subscribers have caught up.
+    everything_agrees(&service, &many).await;
     everything_agrees(&service, &one).await;
     // All of them are due when it starts again.
     service.kill();

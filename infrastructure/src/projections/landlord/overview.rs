@@ -89,8 +89,8 @@ pub async fn position(database: &dyn Engine, tenant: TenantId) -> Result<Positio
         .map_or(Ok(0), |found| row::position(found.get(0)?))
 }
 
-/// Begins, and loads the tenant's row. Somebody else may move or make it meanwhile; [`commit`]
-/// notices. What the agenda has replaced meanwhile is put back, which is earlier and so no harm.
+/// Begins, and loads the tenant's row. Somebody else may move it, make it, or replace its moment
+/// meanwhile; [`commit`] notices.
 pub async fn begin(
     database: &dyn Engine,
     tenant: TenantId,
@@ -113,7 +113,8 @@ pub async fn begin(
 }
 
 /// Puts the row in the place of the one that was loaded, and commits. `false`, without an effect,
-/// if another node has moved it meanwhile, or made it where there was none.
+/// if somebody has moved it meanwhile, replaced its moment, or made it where there was none. A moment
+/// that is over and put back would bring a tenant with much to do first again and again.
 pub async fn commit(
     transaction: Box<dyn Transaction + '_>,
     tenant: TenantId,
@@ -127,7 +128,8 @@ pub async fn commit(
                plan = excluded.plan, subscription = excluded.subscription, \
                usage = excluded.usage, next_due_at = excluded.next_due_at, \
                recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since \
-               where tenant_overviews.position = $9 returning position";
+               where tenant_overviews.position = $9 \
+               and tenant_overviews.next_due_at is not distinct from $10 returning position";
     let plan = after.subscription.terms().map(|terms| &terms.plan.key);
     let store = statement(sql)
         .bind(tenant.to_string())
@@ -138,7 +140,8 @@ pub async fn commit(
         .bind(after.next_due_at)
         .bind(after.recent_due_at)
         .bind(row::column(after.recent_since))
-        .bind(before.map(|before| row::column(before.position)));
+        .bind(before.map(|before| row::column(before.position)))
+        .bind(before.and_then(|before| before.next_due_at));
     let stored = transaction.commit(store).await?;
     Ok(!stored.is_empty())
 }

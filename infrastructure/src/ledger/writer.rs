@@ -1,8 +1,8 @@
 //! The one task that writes a ledger: takes what waits, commits it as one batch, answers.
 //!
 //! While a batch commits, the next gathers in the queue. The queue is bounded in appends and in
-//! bytes; beyond it callers hear [`AppendError::Busy`] at once. Nothing here depends on a caller
-//! staying around for the answer.
+//! bytes; beyond it callers hear [`AppendError::Busy`] at once. The ledger's own upkeep takes no
+//! append's place. Nothing here depends on a caller staying around for the answer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ pub(super) const BATCH_APPENDS_MAX: usize = 512;
 /// How many bytes of text are committed at a time, before the append that goes over it.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
+/// How much may wait besides appends: one request for serials and one for a look.
+const UPKEEP_MAX: usize = 2;
+
 /// What people are told could not be had.
 const WHAT: &str = "the tenant's ledger";
 
@@ -37,6 +40,7 @@ enum Work {
         append: Prepared,
         bytes: usize,
         answer: Answer,
+        place: OwnedSemaphorePermit,
         room: OwnedSemaphorePermit,
     },
     /// Reserve serials if none are in stock.
@@ -49,9 +53,14 @@ enum Work {
 pub(super) struct Writer {
     memory: Arc<Memory>,
     sender: mpsc::Sender<Work>,
+    /// One for each append that may wait.
+    places: Arc<Semaphore>,
+    /// One for each byte that may wait.
     room: Arc<Semaphore>,
     /// Held by the one caller that asks for more serials.
     restocking: Mutex<()>,
+    /// Held by the one caller that has the writer look.
+    looking: Mutex<()>,
     stop: CancellationToken,
     task: TaskTracker,
 }
@@ -61,7 +70,7 @@ impl Writer {
     /// [`Self::close`], or when this value is dropped, and in either case after everything queued
     /// before is done.
     pub(super) fn spawn<E: Engine>(engine: E, memory: Arc<Memory>, waiting_max: usize) -> Self {
-        let (sender, receiver) = mpsc::channel(waiting_max);
+        let (sender, receiver) = mpsc::channel(waiting_max + UPKEEP_MAX);
         let stop = CancellationToken::new();
         let task = TaskTracker::new();
         task.spawn(run(engine, Arc::clone(&memory), receiver, stop.clone()));
@@ -69,8 +78,10 @@ impl Writer {
         Self {
             memory,
             sender,
+            places: Arc::new(Semaphore::new(waiting_max)),
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             restocking: Mutex::default(),
+            looking: Mutex::default(),
             stop,
             task,
         }
@@ -86,6 +97,9 @@ impl Writer {
     pub(super) async fn queue(&self, append: Prepared) -> Result<Appended, AppendError> {
         let bytes = append.bytes();
         let permits = u32::try_from(bytes.clamp(1, QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| full())?;
         let room = Arc::clone(&self.room)
             .try_acquire_many_owned(permits)
             .map_err(|_| full())?;
@@ -94,6 +108,7 @@ impl Writer {
             append,
             bytes,
             answer,
+            place,
             room,
         };
         match self.sender.try_send(work) {
@@ -115,10 +130,7 @@ impl Writer {
                 return Ok(serial);
             }
             let (answer, answered) = oneshot::channel();
-            self.sender
-                .send(Work::Serials(answer))
-                .await
-                .map_err(|_| closed())?;
+            self.ask(Work::Serials(answer)).await?;
             answered
                 .await
                 .map_err(|_| Unavailable::new("the tenant's card numbers"))?;
@@ -127,12 +139,15 @@ impl Writer {
 
     /// Brings the head in memory up to date: through the queue, so that nothing newer is replaced.
     pub(super) async fn look(&self) -> Result<(), Unavailable> {
+        let _looking = self.looking.lock().await;
         let (answer, answered) = oneshot::channel();
-        self.sender
-            .send(Work::Look(answer))
-            .await
-            .map_err(|_| closed())?;
+        self.ask(Work::Look(answer)).await?;
         answered.await.map_err(|_| Unavailable::new(WHAT))
+    }
+
+    /// Puts the house's own work into the queue, as soon as there is a place.
+    async fn ask(&self, work: Work) -> Result<(), Unavailable> {
+        self.sender.send(work).await.map_err(|_| closed())
     }
 
     /// Takes no more, finishes what is queued, and waits for that.
@@ -202,8 +217,10 @@ impl Batch {
                 append,
                 bytes,
                 answer,
+                place,
                 room,
             } => {
+                drop(place);
                 self.appends.push(append);
                 self.answers.push(answer);
                 self.room.push(room);

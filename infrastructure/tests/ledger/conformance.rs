@@ -317,6 +317,28 @@ pub async fn a_full_queue_says_so_at_once_and_takes_no_more<L: LedgerUnderTest>(
     committed(ledger.append(issue()).await);
 }
 
+pub async fn looking_at_the_head_takes_no_appends_place<L: LedgerUnderTest>() {
+    let world = on_plan::<L>("pro").await;
+    let ledger = world.ledger();
+    let held = world.hold().await;
+    let mut first = Box::pin(ledger.append(issue()));
+    assert!(poll!(&mut first).is_pending());
+    tokio::task::yield_now().await;
+    let mut looks: Vec<_> = (0..8).map(|_| ledger.heard(0)).collect();
+    for look in &mut looks {
+        let _ = poll!(look);
+    }
+    let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| ledger.append(issue())).collect();
+    for append in &mut waiting {
+        assert!(poll!(append).is_pending());
+    }
+    drop(held);
+    committed(first.await);
+    for append in waiting {
+        committed(append.await);
+    }
+}
+
 pub async fn an_append_whose_caller_is_gone_is_done_once<L: LedgerUnderTest>() {
     let world = on_plan::<L>("pro").await;
     let ledger = world.ledger();

@@ -18,6 +18,7 @@ macro_rules! conformance {
             a_plan_change_and_issuances_of_one_batch_have_an_order,
             a_right_that_ends_by_itself_counts_at_the_moment_of_admission,
             a_full_queue_says_so_at_once_and_takes_no_more,
+            looking_at_the_head_takes_no_appends_place,
             an_append_whose_caller_is_gone_is_done_once,
             the_head_after_a_restart_is_the_head_before_it,
             a_serial_is_never_handed_out_twice,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
 use clap::Args;
-use futures::StreamExt;
+use futures::{StreamExt, poll};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -34,6 +34,9 @@ const BILLING: &str = "digital-card.billing";
 const QUEUE: &str = "load";
 /// How many messages of the bare publisher wait for their confirms at most: as many as the service's.
 const UNCONFIRMED_MAX: usize = 16 * 512;
+/// How many messages the consumer has unacknowledged at most, and acknowledges at a time.
+const PREFETCH: u16 = 2_000;
+const ACKNOWLEDGED_TOGETHER: usize = 100;
 const CONNECTIONS: usize = 64;
 
 /// What is measured.
@@ -105,7 +108,7 @@ async fn delivery(
     let half = full.len() as f64 / options.seconds / 2.0;
     let begun = now();
     let prefetch = BasicQosOptions::default();
-    channel.basic_qos(2_000, prefetch).await?;
+    channel.basic_qos(PREFETCH, prefetch).await?;
     let consume = BasicConsumeOptions::default();
     channel
         .queue_purge(QUEUE.into(), QueuePurgeOptions::default())
@@ -114,12 +117,16 @@ async fn delivery(
         .basic_consume(QUEUE.into(), "load".into(), consume, FieldTable::default())
         .await?;
     let consuming = tokio::spawn(async move {
-        let mut latencies = Vec::new();
+        let (mut latencies, mut count) = (Vec::new(), 0);
         while let Some(Ok(delivery)) = messages.next().await {
             let came = now();
             let body: serde_json::Value = serde_json::from_slice(&delivery.data)?;
             let time: DateTime<Utc> = body["time"].as_str().context("a time")?.parse()?;
-            delivery.ack(BasicAckOptions::default()).await?;
+            count += 1;
+            if count % ACKNOWLEDGED_TOGETHER == 0 {
+                let up_to_here = BasicAckOptions { multiple: true };
+                delivery.ack(up_to_here).await?;
+            }
             if time >= begun {
                 let took = (came - time).num_microseconds().unwrap_or(i64::MAX);
                 latencies.push(u32::try_from(took.max(0)).unwrap_or(u32::MAX));
@@ -249,9 +256,15 @@ async fn bare_per_second(url: &str, ids: &[String], messages: usize) -> anyhow::
             .with_timestamp(1_767_225_600)
             .with_app_id("digital-card".into());
         let key = format!("card.issued.v1.{tenant}").into();
-        let published =
-            channel.basic_publish(EXCHANGE.into(), key, options, body.as_bytes(), properties);
-        unconfirmed.push_back(published.await?);
+        let channel = &channel;
+        let mut published = Box::pin(async move {
+            let body = body.as_bytes();
+            let written = channel.basic_publish(EXCHANGE.into(), key, options, body, properties);
+            written.await?.await
+        });
+        // Queued when it is first polled, as the service's are.
+        ensure!(poll!(&mut published).is_pending(), "not published");
+        unconfirmed.push_back(published);
         if unconfirmed.len() == UNCONFIRMED_MAX
             && let Some(oldest) = unconfirmed.pop_front()
         {

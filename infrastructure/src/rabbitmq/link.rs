@@ -7,11 +7,13 @@
 mod connect;
 
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use application::messages::{CONTENT_TYPE, EXCHANGE, Message};
 use application::ports::Unavailable;
-use futures::StreamExt;
+use futures::future::{Either, ready, try_join_all};
+use futures::{StreamExt, poll};
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event, PublisherConfirm};
@@ -323,24 +325,30 @@ async fn publish_all(channel: &Channel, mut batches: mpsc::Receiver<Batch>) -> S
         // RabbitMQ has none of it.
         immediate: false,
     };
-    while let Some(batch) = batches.recv().await {
-        let mut confirms = Vec::with_capacity(batch.messages.len());
-        for message in batch.messages {
-            let Outgoing {
-                routing_key,
-                properties,
-                body,
-            } = message;
-            let exchange = EXCHANGE.into();
-            let published =
-                channel.basic_publish(exchange, routing_key, options, &body, properties);
-            match published.await {
-                Ok(confirm) => confirms.push(confirm),
-                Err(error) => return error.to_string(),
-            }
+    while let Some(Batch { messages, sent }) = batches.recv().await {
+        // A message is queued when it is first polled, and done when it is written: so they are
+        // polled in their order and then waited for together, not each for a hand-over of its own.
+        let mut writing = Vec::with_capacity(messages.len());
+        for Outgoing {
+            routing_key,
+            properties,
+            body,
+        } in &messages
+        {
+            let (key, properties) = (routing_key.clone(), properties.clone());
+            let published = channel.basic_publish(EXCHANGE.into(), key, options, body, properties);
+            let mut published = Box::pin(published);
+            writing.push(match poll!(&mut published) {
+                Poll::Ready(written) => Either::Left(ready(written)),
+                Poll::Pending => Either::Right(published),
+            });
         }
+        let confirms = match try_join_all(writing).await {
+            Ok(confirms) => confirms,
+            Err(error) => return error.to_string(),
+        };
         // Nobody waits for them if the process is stopping.
-        let _ = batch.sent.send(confirms);
+        let _ = sent.send(confirms);
     }
     "nobody publishes".to_owned()
 }

@@ -113,7 +113,7 @@ impl ThresholdProcess {
             }
             let level = followed.thresholds.level();
             followed.evolve(event)?;
-            let told = followed.thresholds.decide(event.stored.recorded_at);
+            let told = followed.thresholds.decide();
             if !told.is_empty() {
                 let told = told.into_iter().map(Event::Usage).collect();
                 tell(store, event, told).await?;

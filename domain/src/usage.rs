@@ -60,7 +60,7 @@ impl Usage {
         let (from, to) = movement(event);
         if let Some(from) = from {
             let count = self.of_mut(from);
-            // A count below zero means a broken history; an audit's recount shows it.
+            // Below zero only in a history that no accepted command has made.
             *count = count.saturating_sub(1);
         }
         if let Some(to) = to {

@@ -5,7 +5,8 @@
 //! were below it, because there were fewer of them or because the limit rose.
 //!
 //! Everything follows from the events and the times at which they were recorded, so whoever follows
-//! a ledger again comes to the same.
+//! a ledger again comes to the same. Those times are of several nodes' clocks and may go back a
+//! little from one event to the next; what has ended by the latest of them stays ended.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Thresholds {
     level: u32,
     /// The same, before the last event.
     level_before: u32,
+    /// The latest time at which an event was recorded.
+    #[serde(default)]
+    latest: DateTime<Utc>,
 }
 
 impl Thresholds {
@@ -36,15 +40,17 @@ impl Thresholds {
             Event::Subscription(event) => self.subscription.evolve(event.clone()),
             Event::Catalogue(_) | Event::Usage(_) => {}
         }
+        self.latest = self.latest.max(at);
         self.level_before = self.level;
         self.level = level(
             self.usage.in_circulation(),
-            self.subscription.card_limit(at),
+            self.subscription.card_limit(self.latest),
         );
     }
 
-    /// What the last event, recorded at `at`, has reached: the lowest threshold first.
-    pub fn decide(&self, at: DateTime<Utc>) -> Vec<UsageEvent> {
+    /// What the last event has reached: the lowest threshold first.
+    pub fn decide(&self) -> Vec<UsageEvent> {
+        let at = self.latest;
         let Some(limit) = self.subscription.card_limit(at) else {
             return vec![];
         };

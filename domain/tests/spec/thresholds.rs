@@ -9,7 +9,7 @@ use domain::usage::thresholds::{THRESHOLDS, Thresholds};
 use domain::usage::{Usage, UsageEvent};
 use proptest::prelude::*;
 
-use crate::examples::{day, granted, issued_for_ever, just_before, override_with, started};
+use crate::examples::{ada, day, granted, issued_for_ever, just_before, override_with, started};
 
 /// Nothing was told.
 const NOTHING: [u32; 0] = [];
@@ -31,7 +31,7 @@ impl Story {
 
     fn happened(&mut self, event: impl Into<Event>, at: DateTime<Utc>) -> Vec<u32> {
         self.thresholds.evolve(&event.into(), at);
-        let told = self.thresholds.decide(at);
+        let told = self.thresholds.decide();
         self.told.extend(told.clone());
         told.iter().map(percent).collect()
     }
@@ -69,6 +69,13 @@ fn percent(event: &UsageEvent) -> u32 {
 fn revocation() -> CardEvent {
     CardEvent::CardRevoked {
         from: Status::Issued,
+        at: day(1),
+    }
+}
+
+fn moves_nothing() -> CardEvent {
+    CardEvent::CardHolderUpdated {
+        holder: ada(),
         at: day(1),
     }
 }
@@ -113,6 +120,19 @@ fn a_limit_that_rises_arms_what_the_usage_is_below_then() {
     assert_eq!(story.issued(1), [90]);
     assert_eq!(story.limited_to(100, None, day(2)), NOTHING);
     assert_eq!(story.limited_to(11, None, day(2)), [80, 90, 100]);
+}
+
+#[test]
+fn a_clock_that_is_behind_reaches_nothing_again() {
+    let mut story = Story::default();
+    story.happened(started("free"), day(0));
+    story.limited_to(1_000, Some(day(5)), day(1));
+    assert_eq!(story.issued(400), NOTHING);
+    // The override has ended, and the plan's limit of 500 counts again.
+    assert_eq!(story.happened(moves_nothing(), day(5)), [80]);
+    for at in [just_before(day(5)), day(5)] {
+        assert_eq!(story.happened(moves_nothing(), at), NOTHING);
+    }
 }
 
 #[test]

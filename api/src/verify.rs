@@ -57,6 +57,9 @@ pub enum Broken {
         /// The position that is.
         found: Position,
     },
+    /// There is no event: a ledger has at least that of its tenant's start.
+    #[error("no event is in it: was the download cut off?")]
+    Empty,
     /// An event, or one before it, was changed.
     #[error("line {line}: the hash of position {position} does not cover what is here")]
     Changed {
@@ -165,7 +168,10 @@ fn verify_history(mut file: impl BufRead) -> Result<Verified, Broken> {
             .read_until(b'\n', &mut text)
             .map_err(|source| Broken::Unreadable { line, source })?;
         if read == 0 {
-            return Ok(verified);
+            return match verified.events {
+                0 => Err(Broken::Empty),
+                _ => Ok(verified),
+            };
         }
         let event: Line<'_> = serde_json::from_slice(&text).map_err(|error| not(line, &error))?;
         if event.position != line {
@@ -265,8 +271,11 @@ mod tests {
     fn a_history_as_downloaded_holds() {
         let verified = verify(history().concat().as_bytes()).expect("a chain");
         assert_eq!(verified.events, 3);
-        let empty = verify(&b""[..]).expect("a chain");
-        assert_eq!((empty.events, empty.hash), (0, Hash::GENESIS));
+    }
+
+    #[test]
+    fn a_download_of_nothing_holds_nothing() {
+        assert!(matches!(verify(&b""[..]), Err(Broken::Empty)));
     }
 
     #[test]

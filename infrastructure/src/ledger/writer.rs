@@ -36,17 +36,20 @@ type Answer = oneshot::Sender<Result<Appended, AppendError>>;
 
 /// What the writer is asked.
 enum Work {
-    Append {
-        append: Prepared,
-        bytes: usize,
-        answer: Answer,
-        place: OwnedSemaphorePermit,
-        room: OwnedSemaphorePermit,
-    },
+    Append(Box<Waiting>),
     /// Reserve serials if none are in stock.
     Serials(oneshot::Sender<()>),
     /// Another node has written: look where the head is.
     Look(oneshot::Sender<()>),
+}
+
+/// An append that waits.
+struct Waiting {
+    append: Prepared,
+    bytes: usize,
+    answer: Answer,
+    place: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// The callers' end of the writer.
@@ -104,14 +107,14 @@ impl Writer {
             .try_acquire_many_owned(permits)
             .map_err(|_| full())?;
         let (answer, answered) = oneshot::channel();
-        let work = Work::Append {
+        let waiting = Waiting {
             append,
             bytes,
             answer,
             place,
             room,
         };
-        match self.sender.try_send(work) {
+        match self.sender.try_send(Work::Append(Box::new(waiting))) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(full()),
             Err(TrySendError::Closed(_)) => return Err(closed().into()),
@@ -213,13 +216,14 @@ impl Batch {
 
     fn add(&mut self, work: Work) {
         match work {
-            Work::Append {
-                append,
-                bytes,
-                answer,
-                place,
-                room,
-            } => {
+            Work::Append(waiting) => {
+                let Waiting {
+                    append,
+                    bytes,
+                    answer,
+                    place,
+                    room,
+                } = *waiting;
                 drop(place);
                 self.appends.push(append);
                 self.answers.push(answer);

@@ -100,11 +100,13 @@ impl Store {
         }
     }
 
-    /// Makes the landlord's read model of a tenant of a stopped service say something else.
-    pub async fn misread(&self, id: &str) {
+    /// Makes the landlord's read model of a tenant of a stopped service say something else, as of
+    /// so many events later.
+    pub async fn misread(&self, id: &str, ahead: u64) {
         let usage = r#"{"issued":9,"active":0,"suspended":0,"revoked":0,"expired":0,"replaced":0}"#;
-        let change =
-            format!("update tenant_overviews set usage = '{usage}' where tenant_id = '{id}'");
+        let change = format!(
+            "update tenant_overviews set usage = '{usage}', position = position + {ahead} where tenant_id = '{id}'"
+        );
         match self {
             Self::Directory(directory) => {
                 in_file(&directory.path().join("landlord.db"), &change).await;

@@ -9,7 +9,6 @@ use domain::catalogue::{FeatureValue, feature};
 use domain::event::AggregateKind;
 use domain::ids::Position;
 use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent};
-use domain::usage::AdmissionRefusal;
 use futures::future::join_all;
 use futures::poll;
 
@@ -35,24 +34,6 @@ pub async fn positions_have_no_gaps_under_64_concurrent_appenders<L: LedgerUnder
     assert_sound(&*world.ledger()).await;
 }
 
-pub async fn of_600_concurrent_issuances_exactly_500_fit_the_quota<L: LedgerUnderTest>() {
-    let world = on_plan::<L>("free").await;
-    let ledger = world.ledger();
-    let answers = join_all((0..600).map(|_| ledger.append(issue()))).await;
-    let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
-    assert_eq!(admitted, 500);
-    for refusal in answers.into_iter().filter_map(Result::err) {
-        let expected = AdmissionRefusal::QuotaExceeded {
-            limit: 500,
-            used: 500,
-            requested: 1,
-        };
-        assert!(matches!(refusal, AppendError::NotAdmitted(it) if it == expected));
-    }
-    assert_eq!(ledger.head().usage.in_circulation(), 500);
-    assert_sound(&*ledger).await;
-}
-
 pub async fn a_refused_append_leaves_the_rest_of_its_batch_alone<L: LedgerUnderTest>() {
     let world = on_plan::<L>("pro").await;
     let ledger = world.ledger();
@@ -73,33 +54,6 @@ pub async fn a_refused_append_leaves_the_rest_of_its_batch_alone<L: LedgerUnderT
     assert!(matches!(answers[0], Ok(Appended::Committed(2))));
     assert!(matches!(answers[1], Err(AppendError::VersionConflict)));
     assert!(matches!(answers[2], Ok(Appended::Committed(3))));
-    assert_sound(&*ledger).await;
-}
-
-pub async fn replacing_a_card_is_atomic_and_admitted_at_the_full_quota<L: LedgerUnderTest>() {
-    let world = on_plan::<L>("free").await;
-    let ledger = world.ledger();
-    let old = new_id();
-    committed(
-        ledger
-            .append(append(vec![card(old, 0, vec![issued()])]))
-            .await,
-    );
-    for answer in join_all((0..499).map(|_| ledger.append(issue()))).await {
-        committed(answer);
-    }
-    assert!(matches!(
-        ledger.append(issue()).await,
-        Err(AppendError::NotAdmitted(_))
-    ));
-    let before = ledger.head().position;
-    let conflicting = ledger.append(replace(old, 7, Status::Issued)).await;
-    assert!(matches!(conflicting, Err(AppendError::VersionConflict)));
-    assert_eq!(ledger.head().position, before);
-    let position = committed(ledger.append(replace(old, 1, Status::Issued)).await);
-    assert_eq!(position, before + 2);
-    assert_eq!(ledger.head().usage.in_circulation(), 500);
-    assert_eq!(ledger.head().usage.replaced, 1);
     assert_sound(&*ledger).await;
 }
 

@@ -30,6 +30,8 @@ macro_rules! on_both_engines {
 }
 
 on_both_engines! {
+    of_600_concurrent_issuances_exactly_500_fit_the_quota,
+    replacing_a_card_is_atomic_and_admitted_at_the_full_quota,
     of_20_parallel_appends_of_75_cards_exactly_6_fit_500,
     at_the_full_quota_a_card_is_reinstated_or_replaced_but_no_expired_one_renewed,
     raising_the_limit_admits_the_next_card_at_once,
@@ -52,6 +54,51 @@ fn downgraded() -> SubscriptionEvent {
         attribution: Attribution::default(),
         at: at(),
     }
+}
+
+async fn of_600_concurrent_issuances_exactly_500_fit_the_quota<L: LedgerUnderTest>() {
+    let world = on_plan::<L>("free").await;
+    let ledger = world.ledger();
+    let answers = join_all((0..600).map(|_| ledger.append(issue()))).await;
+    let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(admitted, 500);
+    for refusal in answers.into_iter().filter_map(Result::err) {
+        let expected = AdmissionRefusal::QuotaExceeded {
+            limit: 500,
+            used: 500,
+            requested: 1,
+        };
+        assert!(matches!(refusal, AppendError::NotAdmitted(it) if it == expected));
+    }
+    assert_eq!(ledger.head().usage.in_circulation(), 500);
+    assert_sound(&*ledger).await;
+}
+
+async fn replacing_a_card_is_atomic_and_admitted_at_the_full_quota<L: LedgerUnderTest>() {
+    let world = on_plan::<L>("free").await;
+    let ledger = world.ledger();
+    let old = new_id();
+    committed(
+        ledger
+            .append(append(vec![card(old, 0, vec![issued()])]))
+            .await,
+    );
+    for answer in join_all((0..499).map(|_| ledger.append(issue()))).await {
+        committed(answer);
+    }
+    assert!(matches!(
+        ledger.append(issue()).await,
+        Err(AppendError::NotAdmitted(_))
+    ));
+    let before = ledger.head().position;
+    let conflicting = ledger.append(replace(old, 7, Status::Issued)).await;
+    assert!(matches!(conflicting, Err(AppendError::VersionConflict)));
+    assert_eq!(ledger.head().position, before);
+    let position = committed(ledger.append(replace(old, 1, Status::Issued)).await);
+    assert_eq!(position, before + 2);
+    assert_eq!(ledger.head().usage.in_circulation(), 500);
+    assert_eq!(ledger.head().usage.replaced, 1);
+    assert_sound(&*ledger).await;
 }
 
 async fn of_20_parallel_appends_of_75_cards_exactly_6_fit_500<L: LedgerUnderTest>() {

@@ -5,9 +5,7 @@ macro_rules! conformance {
     ($engine:ty) => {
         crate::sentences::conformance! { $engine:
             positions_have_no_gaps_under_64_concurrent_appenders,
-            of_600_concurrent_issuances_exactly_500_fit_the_quota,
             a_refused_append_leaves_the_rest_of_its_batch_alone,
-            replacing_a_card_is_atomic_and_admitted_at_the_full_quota,
             a_repeated_request_is_answered_as_before_also_after_a_restart,
             a_request_is_still_known_after_many_others,
             a_request_repeated_within_a_batch_is_done_once,

@@ -200,6 +200,14 @@ fn describe() {
         "subscriber_stopped_tenants",
         "Tenants for which a subscriber stands still until resumed"
     );
+    describe_counter!(
+        "usage_drift_total",
+        "Tenants whose counts an audit found to differ from their ledger, by what holds them"
+    );
+    describe_counter!(
+        "usage_audit_failures_total",
+        "Tenants that an audit could not count"
+    );
 }
 
 fn describe_broker() {

@@ -264,17 +264,20 @@ impl Application {
         Ok(records.begin(audit, night, abandoned, idempotency).await?)
     }
 
-    /// Runs an audit that was recorded, to its end or until it is told to stop.
-    async fn run_usage_audit(&self, audit: UsageAudit, stop: &CancellationToken) {
+    /// Runs an audit that was recorded, to its end or until it is told to stop; how it ended.
+    async fn run_usage_audit(&self, audit: UsageAudit, stop: &CancellationToken) -> AuditState {
         let report = Mutex::new(audit);
-        let work = async {
-            let counting = self.audit(&report);
-            tokio::pin!(counting);
+        let telling = async {
             loop {
-                tokio::select! {
-                    ended = &mut counting => return ended,
-                    () = sleep(REPORT_INTERVAL) => self.tell(&report).await,
-                }
+                sleep(REPORT_INTERVAL).await;
+                self.tell(&report).await;
+            }
+        };
+        // Counting goes on while its progress is told, however long that takes.
+        let work = async {
+            tokio::select! {
+                ended = self.audit(&report) => ended,
+                never = telling => never,
             }
         };
         let state = match stop.run_until_cancelled(work).await {
@@ -296,8 +299,9 @@ impl Application {
             failed_total,
             ..
         } = *locked(&report);
-        let state = state.as_str();
-        tracing::info!(%id, state, tenants_done, events, drifted_total, failed_total, "usage audit");
+        let ended = state.as_str();
+        tracing::info!(%id, ended, tenants_done, events, drifted_total, failed_total, "usage audit");
+        state
     }
 
     /// Records how far an audit is.

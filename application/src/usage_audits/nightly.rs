@@ -9,7 +9,7 @@ use chrono::{DateTime, Days, FixedOffset, NaiveTime, Utc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::UsageAudit;
+use super::{AuditState, UsageAudit};
 use crate::Application;
 use crate::error::{Error, Refusal};
 use crate::ports::Recorded;
@@ -17,8 +17,8 @@ use crate::ports::usage::Begun;
 
 /// The longest sleep: bounds what a change of the wall clock can delay.
 const SLEEP_MAX: Duration = Duration::from_secs(600);
-/// The pause before a night's audit is tried again, because another one runs or the landlord's
-/// database did not answer.
+/// The pause before a night's audit is tried again, because another one runs, the landlord's
+/// database did not answer, or it was interrupted.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// A time of day, at a distance to UTC: `03:00`, `03:00+02:00`. It does not follow summer time.
@@ -120,7 +120,13 @@ pub async fn run_usage_audits(
         }
         pause = Duration::ZERO;
         match application.begin_night(night).await {
-            Ok(Some(audit)) => application.run_usage_audit(audit, &stop).await,
+            Ok(Some(audit)) => match application.run_usage_audit(audit, &stop).await {
+                AuditState::Interrupted => {
+                    pause = PAUSE;
+                    continue;
+                }
+                AuditState::Running | AuditState::Finished => {}
+            },
             Ok(None) => {}
             Err(why) => {
                 tracing::warn!(night = night.as_str(), error = %why, "the usage audit waits");

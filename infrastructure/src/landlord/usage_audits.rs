@@ -24,7 +24,8 @@ impl LandlordDatabase {
     }
 
     async fn reported(&self, audit: &UsageAudit) -> Result<(), sqlx::Error> {
-        let sql = "update usage_audits set state = $2, heard_at = $3, report = $4 \
+        let sql = "update usage_audits set state = $2, heard_at = $3, report = $4, \
+                   night = case when $2 = 'interrupted' then null else night end \
                    where id = $1 returning id";
         let update = statement(sql)
             .bind(audit.id.to_string())
@@ -117,9 +118,10 @@ async fn add(
     Ok(!transaction.run(insert).await?.is_empty())
 }
 
-/// Records those as interrupted that were not heard of since a time in microseconds.
+/// Records those as interrupted that were not heard of since a time in microseconds. Their night is
+/// free for another one.
 fn interrupt(since: i64) -> Statement {
-    let sql = "update usage_audits set state = 'interrupted' \
+    let sql = "update usage_audits set state = 'interrupted', night = null \
                where state = 'running' and heard_at < $1 returning id";
     statement(sql).bind(since)
 }

@@ -15,6 +15,7 @@ on_both_engines! {
     a_report_is_found_as_it_was_told_last,
     while_one_audit_runs_no_other_begins,
     an_audit_that_is_not_heard_of_any_more_was_interrupted,
+    the_night_of_an_interrupted_audit_is_free_for_another,
     of_two_nodes_one_begins_the_audit_of_a_night,
     the_same_request_begins_one_audit_and_is_answered_the_same,
     the_newest_reports_are_kept_and_listed_in_pages,
@@ -115,6 +116,24 @@ async fn an_audit_that_is_not_heard_of_any_more_was_interrupted<E: LandlordUnder
     let told = landlord.records.report(&finished(&audit(1))).await;
     told.expect("told");
     assert_eq!(state(&landlord, &audit(1)).await, AuditState::Finished);
+}
+
+async fn the_night_of_an_interrupted_audit_is_free_for_another<E: LandlordUnderTest>() {
+    let landlord = E::landlord().await;
+    let tonight = night(1);
+    begun_at(&landlord, 1, &tonight).await;
+    let interrupted = UsageAudit {
+        state: AuditState::Interrupted,
+        ..audit(1)
+    };
+    let told = landlord.records.report(&interrupted).await;
+    told.expect("told");
+    let again = Begun::Recorded(Recorded::New);
+    assert_eq!(begun_at(&landlord, 2, &tonight).await, again);
+    // The second was left alone by its node.
+    let (records, since) = (&landlord.records, day(2) + TimeDelta::seconds(1));
+    let third = records.begin(&audit(3), Some(&tonight), since, None).await;
+    assert_eq!(third.expect("an answer"), again);
 }
 
 async fn of_two_nodes_one_begins_the_audit_of_a_night<E: LandlordUnderTest>() {

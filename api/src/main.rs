@@ -80,22 +80,23 @@ async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
     meter::install();
     let config = &line.config;
     let service = open_with(line, broker::address(&config.broker)?).await?;
-    let configured = match demo {
-        true => Some(demo::landlord_key(config)),
-        false => config.landlord_api_key(),
-    };
-    let key = service.landlord_key(configured).await?;
+    let stop = stop_on_signal()?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("LISTEN: {}", config.listen))?;
     let address = listener.local_addr()?;
+    let configured = match demo {
+        true => Some(demo::landlord_key(config)),
+        false => config.landlord_api_key(),
+    };
+    // A key that is made here is shown this once: nothing may fail before it is.
+    let key = service.landlord_key(configured).await?;
     service.start();
     let greeting = match demo {
         true => demo::prepare(&service.application, config, address).await?,
         false => first_minutes::greeting(address, &key),
     };
     let router = api::router(Arc::new(api_of(&service, config, address)));
-    let stop = stop_on_signal()?;
     tokio::spawn(meter::keep_up());
     print(&greeting);
     server::serve(listener, router, &config.limits, stop).await;

@@ -131,6 +131,8 @@ impl Follower {
         if done {
             progress.state = FollowerState::Idle;
             progress.head = progress.checkpoint.unwrap_or_default();
+            progress.last_error = None;
+            progress.behind_since = None;
         }
         done
     }

@@ -136,6 +136,22 @@ async fn a_store_that_cannot_be_opened_is_behind_until_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_that_failed_and_then_finds_nothing_leaves_nobody_behind() {
+    let house = House::new(vec![]);
+    house.append(3);
+    house.ring();
+    house.reached(3).await.expect("caught up");
+    house.until(FollowerState::Idle).await;
+    house.stores.shut(true);
+    house.ring();
+    house.until(FollowerState::Retrying).await;
+    house.stores.shut(false);
+    house.until(FollowerState::Idle).await;
+    let progress = house.progress();
+    assert_eq!((progress.behind_since, progress.last_error), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ring_that_was_lost_is_made_up_for_by_the_sweep() {
     let house = House::new(vec![]);
     house.append(1);

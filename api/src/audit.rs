@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Api;
 use crate::answer::{Json, Page};
-use crate::extract::{Fields, InPath, InQuery, cursor, page_items};
+use crate::extract::{Fields, InPath, InQuery, cursor, page_items, text};
 use crate::problem::{Code, Problem};
 use crate::scope::Caller;
 
@@ -88,6 +88,8 @@ pub struct EventQuery {
     /// Only events recorded before this time.
     #[param(format = DateTime)]
     to: Option<String>,
+    /// Waits until the ledger has this position.
+    at_least: Option<Position>,
     /// At most so many a page of JSON, 1 to 500. Default: 50.
     limit: Option<usize>,
     /// `next_cursor` of the page before.
@@ -126,14 +128,16 @@ pub async fn list_events(
         let place: Position = cursor::read(&list, cursor)?;
         filter.after = filter.after.max(place);
     }
+    let at_least = query.at_least.unwrap_or_default();
     if wanted(query.format, &headers)? == HistoryFormat::Ndjson {
-        let events = api.application.history_stream(&scope, id, filter).await?;
+        let events = api.application.history_stream(&scope, id, filter, at_least);
+        let events = events.await?;
         return Ok(download(id, lines(events)));
     }
     let limit = page_items(query.limit)?;
     let mut events = api
         .application
-        .history(&scope, id, &filter, limit + 1)
+        .history(&scope, id, &filter, limit + 1, at_least)
         .await?;
     let more = events.len() > limit;
     events.truncate(limit);
@@ -154,8 +158,9 @@ impl EventQuery {
         let (from, to) = fields.finish_query(from.zip(to))?;
         Ok(HistoryFilter {
             after: self.after.unwrap_or_default(),
-            event_type: self.event_type.clone(),
-            aggregate_id: self.aggregate_id.clone(),
+            event_type: text("type", self.event_type.clone())?,
+            kind: None,
+            aggregate_id: text("aggregate_id", self.aggregate_id.clone())?,
             from,
             to,
         })

@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Api;
 use crate::answer::{Json, Page, etag};
-use crate::extract::{Fields, InPath, InQuery, cursor, headers, page_items, searched};
+use crate::extract::{Fields, InPath, InQuery, cursor, headers, page_items, text};
 use crate::problem::Problem;
 use crate::scope::Caller;
 
@@ -160,9 +160,8 @@ pub struct HistoryQuery {
     limit: Option<usize>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
-    /// Accepted as everywhere; a history is read from the ledger itself and is never behind.
-    #[serde(rename = "at_least")]
-    _at_least: Option<Position>,
+    /// Waits until the ledger has this position.
+    at_least: Option<Position>,
 }
 
 /// Lists cards, a page at a time.
@@ -232,6 +231,7 @@ pub async fn card_history(
     InQuery(query): InQuery<HistoryQuery>,
 ) -> Result<Json<Page<CardEventBody>>, Problem> {
     let limit = page_items(query.limit)?;
+    let at_least = query.at_least.unwrap_or_default();
     let list = ("history", id);
     let after: Position = match &query.cursor {
         Some(cursor) => cursor::read(&list, cursor)?,
@@ -239,7 +239,7 @@ pub async fn card_history(
     };
     let mut events = api
         .application
-        .card_history(&scope, id, after, limit + 1)
+        .card_history(&scope, id, after, limit + 1, at_least)
         .await?;
     let more = events.len() > limit;
     events.truncate(limit);
@@ -261,7 +261,7 @@ impl CardQuery {
         let tier: Option<Option<Tier>> = fields.optional_text("tier", self.tier);
         Ok(CardFilter {
             status: self.status.map(Status::from),
-            q: searched(self.q)?,
+            q: text("q", self.q)?,
             tier: fields.finish_query(tier)?,
             sort: self.sort.unwrap_or(CardSort::IssuedAt),
             after: None,

@@ -21,8 +21,9 @@ use domain::ids::TenantId;
 pub use self::billing::{BillingReport, Source};
 pub use self::broker::{AmqpAddress, AmqpUrl, Broker};
 
-/// The fewest characters of a configured landlord key.
-const LANDLORD_KEY_LENGTH_MIN: usize = 12;
+/// The fewest characters of a configured landlord key: tenants see an id that is made from it, from
+/// which a shorter one could be guessed.
+const LANDLORD_KEY_LENGTH_MIN: usize = 32;
 /// Where `serve` keeps its data.
 const STORE_DEFAULT: &str = "sqlite:./data";
 /// Where `demo` keeps its data.
@@ -140,7 +141,8 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
-    /// Accepted as a landlord key: at least 12 visible characters. Prefer the variable: flags can
+    /// Accepted as a landlord key: at least 32 visible characters (`openssl rand
+    /// -hex 32` draws some). Prefer the variable: flags can
     /// be seen by others on the machine [default: one is generated and printed at the first start]
     #[arg(
         long,
@@ -184,6 +186,10 @@ pub struct Limits {
     /// Requests being worked on; more are answered 503 with Retry-After
     #[arg(long = "requests-in-flight-max", env = "REQUESTS_IN_FLIGHT_MAX", global = true, value_name = "REQUESTS_IN_FLIGHT_MAX", default_value = "2048", value_parser = at_least_one)]
     pub requests_in_flight_max: usize,
+
+    /// Requests of one tenant being worked on; more are answered 429 with Retry-After
+    #[arg(long = "tenant-requests-in-flight-max", env = "TENANT_REQUESTS_IN_FLIGHT_MAX", global = true, value_name = "TENANT_REQUESTS_IN_FLIGHT_MAX", default_value = "1024", value_parser = at_least_one)]
+    pub tenant_requests_in_flight_max: usize,
 
     /// Bytes of a JSON body
     #[arg(long = "body-bytes-max", env = "BODY_BYTES_MAX", global = true, value_name = "BODY_BYTES_MAX", default_value = "65536", value_parser = at_least_one)]

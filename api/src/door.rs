@@ -29,6 +29,11 @@ use crate::scope::{Arrival, bearer, id_from_outside};
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the request belongs to.
 pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// Bytes of a request's path and query, at most.
+const URI_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a request's headers, at most. The server itself reads somewhat larger heads, so that
+/// these are answered as everything else is; beyond that it cuts off.
+const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// The media type of problem documents.
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -83,10 +88,15 @@ where
         let arrival = Arc::new(arrival(&api, &request));
         let method = request.method().clone();
         let path = request.extensions().get::<MatchedPath>().cloned();
+        let admitted = admit(&api, &arrival, path.as_ref(), &request);
         request.extensions_mut().insert(Arc::clone(&arrival));
         let handler = self.inner.call(request);
         Box::pin(async move {
-            let mut response = answer(&api, path.as_ref(), handler).await;
+            let mut response = match admitted {
+                Ok(()) => answer(handler).await,
+                Err(problem) => problem.into_response(),
+            };
+            arrival.leave();
             finish(&api, &arrival, &method, path.as_ref(), &mut response, began);
             Ok(response)
         })
@@ -95,30 +105,44 @@ where
 
 fn arrival(api: &Api, request: &Request) -> Arrival {
     let headers = request.headers();
-    Arrival {
-        request_id: id_from_outside(headers.get(REQUEST_ID))
+    Arrival::new(
+        id_from_outside(headers.get(REQUEST_ID))
             .unwrap_or_else(|| api.application.random.id().to_string()),
-        correlation_id: id_from_outside(headers.get(CORRELATION_ID)),
-        key: bearer(headers).and_then(|secret| api.application.keys.authenticate(&secret)),
+        id_from_outside(headers.get(CORRELATION_ID)),
+        bearer(headers).and_then(|secret| api.application.keys.authenticate(&secret)),
+    )
+}
+
+/// Lets a request in, if it is not too large and there is room for it.
+fn admit(
+    api: &Api,
+    arrival: &Arrival,
+    path: Option<&MatchedPath>,
+    request: &Request,
+) -> Result<(), Problem> {
+    let uri = request.uri().path_and_query();
+    if uri.is_some_and(|uri| uri.as_str().len() > URI_BYTES_MAX) {
+        let detail = format!("path and query may have {URI_BYTES_MAX} bytes at most");
+        return Err(Problem::new(Code::UriTooLong, detail));
+    }
+    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    if request.headers().iter().map(length).sum::<usize>() > HEADERS_BYTES_MAX {
+        let detail = format!("the headers may have {HEADERS_BYTES_MAX} bytes at most");
+        return Err(Problem::new(Code::HeadersTooLarge, detail));
+    }
+    // The probes must be answered most of all when the process is overloaded.
+    match path.is_some_and(|path| path.as_str().starts_with("/v1/")) {
+        true => arrival.enter(&api.crowd),
+        false => Ok(()),
     }
 }
 
-/// The handler's answer, unless there is no room for it, or it panics.
-async fn answer<F, R>(api: &Api, path: Option<&MatchedPath>, handler: F) -> Response
+/// The handler's answer, unless it panics.
+async fn answer<F, R>(handler: F) -> Response
 where
     F: Future<Output = Result<R, Infallible>>,
     R: IntoResponse,
 {
-    // The probes must be answered most of all when the process is overloaded.
-    let bounded = path.is_some_and(|path| path.as_str().starts_with("/v1/"));
-    let max = match bounded {
-        true => api.limits.requests_in_flight_max,
-        false => usize::MAX,
-    };
-    let Some(_in_flight) = api.meter.enter(max) else {
-        let detail = "more requests are being worked on than accepted";
-        return Problem::new(Code::Overloaded, detail).into_response();
-    };
     match AssertUnwindSafe(handler).catch_unwind().await {
         Ok(Ok(answer)) => answer.into_response(),
         Err(panic) => Problem::internal(format!("panic: {}", message(&*panic))).into_response(),

@@ -26,6 +26,8 @@ pub use self::fields::Fields;
 pub const PAGE_ITEMS_DEFAULT: usize = 50;
 /// How many items a page of a list has at most.
 pub const PAGE_ITEMS_MAX: usize = 500;
+/// How many characters a text to search for has at most: more than any text that is kept.
+const TEXT_CHARS_MAX: usize = 254;
 
 /// Parameters of the path. What cannot be parsed cannot exist: 404.
 #[derive(Debug)]
@@ -79,22 +81,26 @@ pub fn page_items(limit: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
-/// The part of a word that a list is searched for; an empty one is none.
+/// Text that a list is searched for; an empty one is none.
 ///
 /// # Errors
 ///
-/// `invalid_query` if it has control characters: nothing that is kept has, and the store would
-/// take a NUL for the end of the text, which is found everywhere.
-pub fn searched(q: Option<String>) -> Result<Option<String>, Problem> {
-    let q = q.filter(|q| !q.is_empty());
-    match q.as_ref().is_some_and(|q| q.chars().any(char::is_control)) {
-        false => Ok(q),
-        true => Err(Problem::invalid_query(FieldError::new(
-            "q",
-            "control_character",
-            "must not hold control characters",
-        ))),
-    }
+/// `invalid_query` if it is longer than anything that is kept, or has control characters: nothing
+/// that is kept has, and a store would take a NUL for the end of the text, or refuse it.
+pub fn text(name: &'static str, value: Option<String>) -> Result<Option<String>, Problem> {
+    let Some(text) = value.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let (code, detail) = if text.chars().count() > TEXT_CHARS_MAX {
+        let detail = format!("may have {TEXT_CHARS_MAX} characters at most");
+        ("too_long", detail)
+    } else if text.chars().any(char::is_control) {
+        let detail = "must not hold control characters".to_owned();
+        ("control_character", detail)
+    } else {
+        return Ok(Some(text));
+    };
+    Err(Problem::invalid_query(FieldError::new(name, code, detail)))
 }
 
 #[cfg(test)]
@@ -128,6 +134,21 @@ mod tests {
             assert_eq!(problem.code(), crate::problem::Code::InvalidQuery);
             let error = &problem.body().errors[0];
             assert_eq!((&*error.field, &*error.code), (field, code), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_to_search_for_is_what_could_be_kept() {
+        let read = |value: &str| text("q", Some(value.to_owned()));
+        assert_eq!(read("").expect("none"), None);
+        assert_eq!(read("Ada").expect("a text").as_deref(), Some("Ada"));
+        assert!(read(&"ä".repeat(254)).is_ok());
+        for (value, code) in [
+            ("a\0b", "control_character"),
+            (&"_".repeat(255), "too_long"),
+        ] {
+            let problem = read(value).expect_err("a problem");
+            assert_eq!(problem.body().errors[0].code, code);
         }
     }
 

@@ -23,6 +23,7 @@ pub mod docs;
 pub mod health;
 
 pub mod answer;
+pub mod crowd;
 pub mod door;
 pub mod extract;
 pub mod meter;
@@ -52,6 +53,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Limits;
+use crate::crowd::Crowd;
 use crate::meter::Meter;
 use crate::problem::Problem;
 
@@ -63,6 +65,8 @@ pub struct Api {
     pub limits: Limits,
     /// Where a tenant goes to buy what it lacks; part of every 402.
     pub upgrade_url: String,
+    /// Who is being answered.
+    pub crowd: Arc<Crowd>,
     /// What is measured.
     pub meter: Meter,
     /// Cheaply asks whether the stores can be reached.

@@ -10,6 +10,7 @@ use api::billing::Invoice;
 use api::config::{
     BillingReport, CommandLine, Config, LogFormat, Role, Source, Stop, Store, Tenants,
 };
+use api::crowd::Crowd;
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::billing::{Received, now, take};
@@ -113,6 +114,10 @@ fn api_of(service: &Service, config: &Config, address: std::net::SocketAddr) -> 
             .upgrade_url
             .clone()
             .unwrap_or_else(|| format!("http://{here}/docs/problems#upgrade_required")),
+        crowd: Arc::new(Crowd::new(
+            config.limits.requests_in_flight_max,
+            config.limits.tenant_requests_in_flight_max,
+        )),
         meter: Meter::default(),
         stores_answer: service.stores_answer(),
     }

@@ -5,7 +5,6 @@
 //! ones, so that a client cannot make labels up.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use metrics::{
     histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::crowd::Crowd;
 
 /// The upper bounds of the duration histograms, in seconds.
 const BUCKETS_SECONDS: &[f64] = &[
@@ -28,10 +29,9 @@ pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The process's registry: `metrics` has one a process.
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
-/// Counts requests, in flight and answered.
+/// Counts requests.
 #[derive(Default)]
 pub struct Meter {
-    in_flight: AtomicUsize,
     routes: RwLock<HashMap<String, Vec<Answers>>>,
 }
 
@@ -43,23 +43,7 @@ struct Answers {
     seconds: Histogram,
 }
 
-/// One request in flight; dropping it takes it off the count.
-pub struct InFlight<'a>(&'a AtomicUsize);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Meter {
-    /// Counts a request in, unless `max` are in flight already.
-    pub fn enter(&self, max: usize) -> Option<InFlight<'_>> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let guard = InFlight(&self.in_flight);
-        (before < max).then_some(guard)
-    }
-
     /// Records an answered request; `path` is the route's pattern.
     pub fn answered(&self, method: &Method, path: &str, status: StatusCode, took: Duration) {
         let method = known(method);
@@ -82,9 +66,8 @@ impl Meter {
     }
 
     /// Every metric as Prometheus text; gauges are taken now.
-    pub fn render(&self, subscribers: &Subscribers) -> String {
-        let in_flight = self.in_flight.load(Ordering::Relaxed);
-        gauge!("http_requests_in_flight").set(in_flight as f64);
+    pub fn render(&self, crowd: &Crowd, subscribers: &Subscribers) -> String {
+        gauge!("http_requests_in_flight").set(crowd.len() as f64);
         measure(subscribers);
         recorder().map_or_else(String::new, PrometheusHandle::render)
     }

@@ -4,7 +4,7 @@
 //! [`Arrival`]; a handler that takes a [`Caller`] answers 401 without one. The tenant comes from
 //! the key, never from the request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use application::keys::{ApiKey, Secret, Seed};
 use application::scope::Scope;
@@ -14,6 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 
 use crate::Api;
+use crate::crowd::{Crowd, Place};
 use crate::problem::{Code, Problem};
 
 /// The longest request or correlation id taken over from a client, in bytes.
@@ -28,6 +29,40 @@ pub struct Arrival {
     pub correlation_id: Option<String>,
     /// The key, if it is in force.
     pub key: Option<ApiKey>,
+    /// Its place among the requests being worked on.
+    place: Mutex<Option<Place>>,
+}
+
+impl Arrival {
+    /// A request that has arrived, without a place yet.
+    pub fn new(request_id: String, correlation_id: Option<String>, key: Option<ApiKey>) -> Self {
+        Self {
+            request_id,
+            correlation_id,
+            key,
+            place: Mutex::default(),
+        }
+    }
+
+    /// Takes a place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Crowd::enter`].
+    pub fn enter(&self, crowd: &Arc<Crowd>) -> Result<(), Problem> {
+        let tenant = self.key.as_ref().and_then(|key| key.tenant);
+        *self.place() = Some(crowd.enter(tenant)?);
+        Ok(())
+    }
+
+    /// Leaves its place to others, if it has one.
+    pub fn leave(&self) {
+        *self.place() = None;
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Who asks, for handlers.

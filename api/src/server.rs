@@ -2,8 +2,8 @@
 //!
 //! `axum::serve` has no timeouts, so connections are driven here: at most so many at a time,
 //! each with a time limit on a request's head, on resting between requests, and on taking
-//! nothing of an answer (see [`patience`]); the body's limit is in the extractor. When the
-//! process is asked to stop, the listener closes, requests in flight are finished up to a limit,
+//! nothing of an answer (see [`patience`]); the body's limit is in the extractor. When all places
+//! are taken and somebody waits for one, connections that rest make room. When the process is asked to stop, the listener closes, requests in flight are finished up to a limit,
 //! and idle connections are closed at once.
 
 pub mod patience;
@@ -17,18 +17,23 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use metrics::gauge;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::patience::{Patience, Patient};
+use self::patience::{Patience, Patient, Requests};
 use crate::config::Limits;
 
 /// The pause after the listener failed (no file descriptor is left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes of a request's head, at most.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a request's head that are read at most; the door refuses smaller ones already, and says
+/// so.
+const HEAD_BYTES_MAX: usize = 128 * 1024;
+/// How long a connection rests before it makes room, when others wait for a place.
+const REST_MIN: Duration = Duration::from_secs(1);
+/// How often those with a place are asked for one.
+const ASKING_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then finishes what is in flight.
 pub async fn serve(
@@ -37,7 +42,7 @@ pub async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(limits.connections_max);
     let connections = TaskTracker::new();
     let patience = Patience {
         head: limits.header_timeout,
@@ -52,11 +57,11 @@ pub async fn serve(
         match accepted {
             Ok((stream, place)) => {
                 let router = router.clone();
-                let stop = stop.clone();
+                let (stop, wanted) = (stop.clone(), Arc::clone(&places.wanted));
                 connections.spawn(async move {
                     let _place = place;
                     gauge!("http_connections").increment(1);
-                    drive(stream, router, patience, stop).await;
+                    drive(stream, router, patience, stop, &wanted).await;
                     gauge!("http_connections").decrement(1);
                 });
             }
@@ -80,22 +85,52 @@ pub async fn serve(
     }
 }
 
-/// The next connection, as soon as there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, place))
+/// The places for connections.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Told while somebody waits for one.
+    wanted: Arc<Notify>,
 }
 
-async fn drive(stream: TcpStream, router: Router, patience: Patience, stop: CancellationToken) {
+impl Places {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(count)),
+            wanted: Arc::default(),
+        }
+    }
+
+    /// A place, as soon as there is one.
+    async fn take(&self) -> io::Result<OwnedSemaphorePermit> {
+        loop {
+            let free = Arc::clone(&self.free).acquire_owned();
+            if let Ok(place) = timeout(ASKING_PAUSE, free).await {
+                return place.map_err(io::Error::other);
+            }
+            self.wanted.notify_waiters();
+        }
+    }
+}
+
+/// The next connection, with a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Places,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, places.take().await?))
+}
+
+async fn drive(
+    stream: TcpStream,
+    router: Router,
+    patience: Patience,
+    stop: CancellationToken,
+    wanted: &Notify,
+) {
     let (stream, requests) = Patient::new(stream, patience);
+    let resting = requests.clone();
     let service =
         hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let in_hand = requests.begin();
@@ -117,6 +152,7 @@ async fn drive(stream: TcpStream, router: Router, patience: Patience, stop: Canc
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = make_room(wanted, &resting) => return,
     };
     if let Err(error) = ended {
         // Clients that hang up or idle away are their own business.
@@ -124,5 +160,15 @@ async fn drive(stream: TcpStream, router: Router, patience: Patience, stop: Canc
             error = &error as &dyn std::error::Error,
             "a connection ended"
         );
+    }
+}
+
+/// Waits until somebody wants a place that this connection does not need.
+async fn make_room(wanted: &Notify, requests: &Requests) {
+    loop {
+        wanted.notified().await;
+        if requests.rest().is_some_and(|rest| rest >= REST_MIN) {
+            return;
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use domain::ids::TenantId;
+use domain::ids::{Position, TenantId};
 use futures::stream::{self, Stream, StreamExt};
 
 use crate::Application;
@@ -17,16 +17,19 @@ const READ: &[Role] = &[Role::Auditor, Role::Landlord, Role::Billing];
 const STREAM_CHUNK_EVENTS: usize = 500;
 
 impl Application {
-    /// Up to `limit` events of a tenant that match, in ledger order.
+    /// Up to `limit` events of a tenant that match, in ledger order, once the ledger is at
+    /// `at_least` or after it.
     pub async fn history(
         &self,
         scope: &Scope,
         tenant: TenantId,
         filter: &HistoryFilter,
         limit: usize,
+        at_least: Position,
     ) -> Result<Vec<StoredEvent>, Error> {
         scope.require(READ)?;
         let store = self.audited_store(tenant).await?;
+        Self::head_at(&store, at_least).await?;
         Ok(store.ledger.history(filter, limit).await?)
     }
 
@@ -37,9 +40,11 @@ impl Application {
         scope: &Scope,
         tenant: TenantId,
         filter: HistoryFilter,
+        at_least: Position,
     ) -> Result<impl Stream<Item = Result<StoredEvent, Unavailable>> + Send + use<>, Error> {
         scope.require(READ)?;
         let store = self.audited_store(tenant).await?;
+        Self::head_at(&store, at_least).await?;
         Ok(stored_events(store, filter))
     }
 

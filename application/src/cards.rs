@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::card::{CardCommand, DigitalCard, Holder, Issue, Status};
 use domain::catalogue::feature;
+use domain::event::AggregateKind;
 use domain::ids::{CardId, CardNumber, Position, Version};
 use domain::text::{ExternalRef, Tier};
 use serde::{Deserialize, Serialize};
@@ -287,17 +288,21 @@ impl Application {
         Ok(store.cards.list(filter).await?)
     }
 
-    /// What happened to one card, oldest first: up to `limit` events after a position.
+    /// What happened to one card, oldest first: up to `limit` events after a position, once the
+    /// ledger is at `at_least` or after it.
     pub async fn card_history(
         &self,
         scope: &Scope,
         id: CardId,
         after: Position,
         limit: usize,
+        at_least: Position,
     ) -> Result<Vec<StoredEvent>, Error> {
         let store = self.tenant_store(scope, READ).await?;
+        Self::head_at(&store, at_least).await?;
         let filter = HistoryFilter {
             after,
+            kind: Some(AggregateKind::Card),
             aggregate_id: Some(id.to_string()),
             ..HistoryFilter::default()
         };

@@ -311,6 +311,8 @@ pub struct HistoryFilter {
     pub after: Position,
     /// Only events of this name.
     pub event_type: Option<String>,
+    /// Only events of aggregates of this kind.
+    pub kind: Option<AggregateKind>,
     /// Only events of this aggregate.
     pub aggregate_id: Option<String>,
     /// Only events recorded at or after this time.

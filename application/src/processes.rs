@@ -44,23 +44,26 @@ const FINISHING_MAX: Duration = Duration::from_secs(30);
 
 /// Records what is due, when it is due, until stopped.
 pub async fn run_timer(application: Arc<Application>, stop: CancellationToken) {
-    loop {
-        let sleep = match application.record_next_due().await {
-            Ok(sleep) => sleep,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the timer tries again"
-                );
-                PAUSE
+    let record = async {
+        loop {
+            let sleep = match application.record_next_due().await {
+                Ok(sleep) => sleep,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the timer tries again"
+                    );
+                    PAUSE
+                }
+            };
+            tokio::select! {
+                () = application.agenda.changed() => {}
+                () = tokio::time::sleep(sleep) => {}
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = application.agenda.changed() => {}
-            () = tokio::time::sleep(sleep) => {}
         }
-    }
+    };
+    // What is appended is appended whole, and what is left is due again at the next start.
+    stop.run_until_cancelled(record).await;
 }
 
 /// Finishes tenants that were left half made: at once those that are there at the start, and then

@@ -65,6 +65,8 @@ struct Line {
     clock: Arc<dyn Clock>,
     followers: Mutex<HashMap<TenantId, Arc<Follower>>>,
     at_a_time: Semaphore,
+    /// Held while it is built anew for every tenant.
+    rebuilding: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -87,6 +89,7 @@ impl Subscribers {
                 clock: Arc::clone(clock),
                 followers: Mutex::default(),
                 at_a_time: Semaphore::new(TENANTS_AT_A_TIME),
+                rebuilding: Arc::new(Semaphore::new(1)),
                 stop: stop.clone(),
                 tasks: tasks.clone(),
                 subscriber,
@@ -246,6 +249,36 @@ impl Subscribers {
         line.follower(tenant).rebuilt(position);
         line.rung(tenant, store.ledger.head().position);
         Ok(position)
+    }
+
+    /// Builds a subscriber's effect anew for these tenants, one after the other in the background,
+    /// until stopped. Does nothing while that is under way already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no subscriber of this name.
+    pub fn rebuild_all(self: &Arc<Self>, name: &str, tenants: Vec<TenantId>) -> Result<(), Error> {
+        let line = self.line(name)?;
+        let Ok(turn) = Arc::clone(&line.rebuilding).try_acquire_owned() else {
+            return Ok(());
+        };
+        let (subscribers, name) = (Arc::clone(self), line.subscriber.name());
+        self.tasks.spawn(async move {
+            let _turn = turn;
+            for tenant in tenants {
+                let rebuild = subscribers.rebuild(name, tenant, &|_| {});
+                match subscribers.stop.run_until_cancelled(rebuild).await {
+                    None => return,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(subscriber = name, %tenant, error, "cannot rebuild");
+                    }
+                }
+            }
+            tracing::info!(subscriber = name, "rebuilt for every tenant");
+        });
+        Ok(())
     }
 
     /// Whether there is a subscriber of this name whose effect requests wait for.

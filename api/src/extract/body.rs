@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::{Fields, fields, headers};
 use crate::Api;
 use crate::problem::{Code, FieldError, Problem};
-use crate::scope::Caller;
+use crate::scope::{Arrival, Caller};
 
 /// How many bytes of a body that is too large are read all the same.
 const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -58,7 +58,16 @@ impl<B: DeserializeOwned> FromRequest<Arc<Api>> for Ask<B> {
         let Caller(scope) = Caller::from_request_parts(&mut parts, api).await?;
         scope.require(may_command(parts.uri.path()))?;
         let if_match = headers::if_match(&parts.headers)?;
-        let text = read(api, &parts.headers, body).await?;
+        let text = match parts.extensions.get::<Arc<Arrival>>() {
+            // However slowly the body comes, it takes nobody's place.
+            Some(arrival) => {
+                arrival.leave();
+                let text = read(api, &parts.headers, body).await?;
+                arrival.enter(&api.crowd)?;
+                text
+            }
+            None => return Err(Problem::internal("a request that did not pass the door")),
+        };
         let idempotency = headers::idempotency(&parts.method, &parts.uri, &parts.headers, &text)?;
         Ok(Self {
             body: parse(&parts.headers, &text)?,

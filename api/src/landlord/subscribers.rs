@@ -158,7 +158,8 @@ pub async fn resume_subscriber(
 
 /// Builds what a subscriber keeps anew, beside the one in use, and swaps them.
 ///
-/// With a tenant it answers when that is done; with all tenants at once, in the background.
+/// With a tenant it answers when that is done; with all tenants at once, in the background, unless
+/// that is under way already.
 #[utoipa::path(
     put, path = "/v1/landlord/subscribers/{name}/rebuild", tag = "Landlord",
     request_body = OfTenant, params(("name" = String, Path, description = "The subscriber")),
@@ -177,7 +178,7 @@ pub async fn rebuild_subscriber(
     }
     match ask.body.tenant {
         Some(tenant) => rebuild_one(&api, name, tenant).await,
-        None => Ok(rebuild_all(&api, name)),
+        None => rebuild_all(&api, name),
     }
 }
 
@@ -197,27 +198,16 @@ async fn rebuild_one(api: &Api, name: String, tenant: TenantId) -> Result<Respon
     Ok(Json(body).into_response())
 }
 
-fn rebuild_all(api: &Api, name: String) -> Response {
-    let (application, view) = (Arc::clone(&api.application), name.clone());
-    api.application.subscribers.spawn(async move {
-        for tenant in application.directory.all() {
-            let rebuilt = application
-                .subscribers
-                .rebuild(&view, tenant.id, &|_| {})
-                .await;
-            if let Err(error) = rebuilt {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(subscriber = view, tenant = %tenant.id, error, "cannot rebuild");
-            }
-        }
-        tracing::info!(subscriber = view, "rebuilt for every tenant");
-    });
+fn rebuild_all(api: &Api, name: String) -> Result<Response, Problem> {
+    let tenants = api.application.directory.all();
+    let tenants = tenants.iter().map(|tenant| tenant.id).collect();
+    api.application.subscribers.rebuild_all(&name, tenants)?;
     let body = Rebuilt {
         name,
         tenant: None,
         position: None,
     };
-    (StatusCode::ACCEPTED, Json(body)).into_response()
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
 }
 
 fn require_landlord(scope: &Scope) -> Result<(), Problem> {

@@ -20,7 +20,7 @@ use crate::answer::{Commanded, Json, Page};
 use crate::cards::Fresh;
 use crate::entitlements::{EntitlementBody, StandingBody, UsageBody, features};
 use crate::extract::body::reason;
-use crate::extract::{Ask, Fields, InPath, InQuery, cursor, page_items, searched};
+use crate::extract::{Ask, Fields, InPath, InQuery, cursor, page_items, text};
 use crate::problem::Problem;
 use crate::scope::{Caller, CallerSeed};
 
@@ -155,7 +155,7 @@ pub async fn list_tenants(
     let plan: Option<Option<PlanKey>> = fields.optional_text("plan", query.plan.clone());
     let filter = TenantFilter {
         plan: fields.finish_query(plan)?,
-        q: searched(query.q.clone())?,
+        q: text("q", query.q.clone())?,
         after,
         limit: page_items(query.limit)?,
     };

@@ -114,6 +114,13 @@ codes! {
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "Precondition failed";
     /// The body is larger than accepted.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "Body too large";
+    /// The request's headers are larger than accepted.
+    HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "Headers too large";
+    /// As many requests of this tenant are being worked on as it can have at a time. Try again after
+    /// `Retry-After` seconds.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
+    /// There are as many API keys as there can be. Revoke one.
+    TooManyKeys = "too_many_keys", CONFLICT, "Too many keys";
     /// The path is longer than accepted.
     UriTooLong = "uri_too_long", URI_TOO_LONG, "URI too long";
     /// The body is of a media type that is not read here.
@@ -146,50 +153,11 @@ codes! {
 impl Code {
     /// In how many seconds it is worth trying again, if at all.
     pub const fn retry_after_seconds(self) -> Option<u64> {
-        match self {
-            Self::Overloaded | Self::ReadModelBehind => Some(1),
-            Self::Unavailable | Self::ShardUnreachable | Self::NotReady => Some(5),
-            Self::FeatureDisabled => Some(60),
-            Self::MalformedJson
-            | Self::InvalidQuery
-            | Self::InvalidCursor
-            | Self::InvalidHeader
-            | Self::Unauthorized
-            | Self::UpgradeRequired
-            | Self::QuotaExceeded
-            | Self::SubscriptionSuspended
-            | Self::SubscriptionCancelled
-            | Self::Forbidden
-            | Self::NotFound
-            | Self::FeatureNotGranted
-            | Self::NothingScheduled
-            | Self::NoTrial
-            | Self::MethodNotAllowed
-            | Self::NotAcceptable
-            | Self::RequestTimeout
-            | Self::InvalidTransition
-            | Self::PlanChangesBlocked
-            | Self::TrialUsed
-            | Self::TrialRunning
-            | Self::VersionConflict
-            | Self::RequestInProgress
-            | Self::NoOpenShard
-            | Self::NoDedicatedDatabase
-            | Self::NoShards
-            | Self::ShardExists
-            | Self::FeatureInUse
-            | Self::NoKillSwitch
-            | Self::CatalogueFull
-            | Self::AuditRunning
-            | Self::SlugTaken
-            | Self::PreconditionFailed
-            | Self::BodyTooLarge
-            | Self::UriTooLong
-            | Self::UnsupportedMediaType
-            | Self::ValidationFailed
-            | Self::IdempotencyKeyReused
-            | Self::Internal
-            | Self::ModuleNotAvailable => None,
+        match (self.status(), self) {
+            (_, Self::FeatureDisabled) => Some(60),
+            (_, Self::RateLimited | Self::Overloaded | Self::ReadModelBehind) => Some(1),
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Some(5),
+            (_, _) => None,
         }
     }
 }
@@ -230,11 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn every_503_says_when_to_try_again() {
+    fn a_429_and_every_503_says_when_to_try_again() {
         for code in Code::ALL {
-            if code.status() == StatusCode::SERVICE_UNAVAILABLE {
-                assert!(code.retry_after_seconds().is_some(), "{}", code.as_str());
-            }
+            let passes = [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ];
+            let told = code.retry_after_seconds().is_some();
+            assert_eq!(told, passes.contains(&code.status()), "{}", code.as_str());
         }
     }
 }

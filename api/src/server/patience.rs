@@ -41,15 +41,39 @@ pub struct Patient<S> {
 }
 
 /// The connection's requests, for whoever serves them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Requests {
     counts: Arc<Counts>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
     begun: AtomicU64,
     ended: AtomicU64,
+    opened: Instant,
+    /// When something was last done for the client: milliseconds after `opened`.
+    served_ms: AtomicU64,
+}
+
+impl Counts {
+    fn served(&self) {
+        let now = self.opened.elapsed().as_millis() as u64;
+        self.served_ms.store(now, Ordering::Relaxed);
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let counts = Counts {
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            opened: Instant::now(),
+            served_ms: AtomicU64::new(0),
+        };
+        Self {
+            counts: Arc::new(counts),
+        }
+    }
 }
 
 /// A request in hand, until it is dropped.
@@ -61,6 +85,7 @@ pub struct InHand {
 impl Drop for InHand {
     fn drop(&mut self) {
         self.counts.ended.fetch_add(1, Ordering::Relaxed);
+        self.counts.served();
     }
 }
 
@@ -71,6 +96,13 @@ impl Requests {
         InHand {
             counts: Arc::clone(&self.counts),
         }
+    }
+
+    /// How long nothing has been done for the client; `None` while a request is in hand.
+    pub fn rest(&self) -> Option<Duration> {
+        let served = Duration::from_millis(self.counts.served_ms.load(Ordering::Relaxed));
+        let rest = self.counts.opened.elapsed().saturating_sub(served);
+        (!self.in_hand()).then_some(rest)
     }
 
     fn begun(&self) -> u64 {
@@ -150,6 +182,7 @@ impl<S> Patient<S> {
             Poll::Ready(written) => {
                 self.stalled = None;
                 self.moved();
+                self.requests.counts.served();
                 Poll::Ready(written)
             }
             Poll::Pending => {

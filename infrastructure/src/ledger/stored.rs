@@ -203,12 +203,16 @@ pub(super) fn push_conditions<'q, D: Database>(
         .push(" where position > ")
         .push_bind(to_i64(filter.after));
     let texts = [
-        (" and aggregate_id = ", &filter.aggregate_id),
-        (" and event_type = ", &filter.event_type),
+        (" and aggregate_id = ", filter.aggregate_id.as_deref()),
+        (
+            " and aggregate_type = ",
+            filter.kind.map(AggregateKind::as_str),
+        ),
+        (" and event_type = ", filter.event_type.as_deref()),
     ];
     for (condition, text) in texts {
         if let Some(text) = text {
-            query.push(condition).push_bind(text.as_str());
+            query.push(condition).push_bind(text);
         }
     }
     let times = [

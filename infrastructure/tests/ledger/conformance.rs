@@ -414,6 +414,10 @@ pub async fn the_history_is_filtered_by_all_that_is_asked<L: LedgerUnderTest>() 
         aggregate_id: Some(id.to_string()),
         ..all.clone()
     };
+    let of_subscription = HistoryFilter {
+        kind: Some(AggregateKind::Subscription),
+        ..all.clone()
+    };
     let issuances = HistoryFilter {
         event_type: Some("CardIssued".to_owned()),
         ..all.clone()
@@ -433,6 +437,7 @@ pub async fn the_history_is_filtered_by_all_that_is_asked<L: LedgerUnderTest>() 
     };
     assert_eq!(positions(all).await, [1, 2, 3, 4]);
     assert_eq!(positions(of_card).await, [2, 4]);
+    assert_eq!(positions(of_subscription).await, [1]);
     assert_eq!(positions(issuances).await, [2, 3]);
     assert_eq!(positions(later).await, [4]);
     assert_eq!(positions(earlier).await, [2, 3]);

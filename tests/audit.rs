@@ -69,6 +69,25 @@ async fn pages_and_the_stream_say_the_same() {
 }
 
 #[tokio::test]
+async fn a_history_is_asked_for_from_a_position_on() {
+    let service = Service::shared();
+    let tenant = tenant_with_history(&service).await;
+    let path = format!("/v1/audit/tenants/{}/events", tenant.id());
+    let landlord = service.landlord();
+    landlord
+        .get(&format!("{path}?at_least=22"))
+        .await
+        .expect(200);
+    for format in ["json", "ndjson"] {
+        let beyond = format!("{path}?at_least=23&format={format}");
+        let beyond = landlord.get(&beyond).await;
+        beyond.problem(503, "read_model_behind");
+    }
+    let odd = format!("{path}?type=%00");
+    landlord.get(&odd).await.problem(400, "invalid_query");
+}
+
+#[tokio::test]
 async fn events_are_filtered_by_position_type_and_aggregate() {
     let service = Service::shared();
     let tenant = tenant_with_history(&service).await;

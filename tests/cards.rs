@@ -219,6 +219,13 @@ async fn the_history_says_who_did_what_when_and_why() {
         "whose request: {last}"
     );
     assert!(events[2]["position"].as_u64() > events[0]["position"].as_u64());
+
+    // The subscription has the tenant's id: its history, with the landlord's reasons, is no card's.
+    let subscription = format!("/v1/cards/{}/history", tenant.id());
+    tenant.get(&subscription).await.problem(404, "not_found");
+    let beyond = format!("{path}/history?at_least=999999");
+    let beyond = tenant.get(&beyond).await;
+    beyond.problem(503, "read_model_behind");
 }
 
 #[tokio::test]

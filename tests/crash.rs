@@ -17,6 +17,8 @@ const ROUNDS: u64 = 20;
 const CLIENTS: usize = 16;
 /// The service is killed after so many acknowledgements of the round, drawn anew each time.
 const ACKNOWLEDGED_MAX: u64 = 150;
+/// How the holders of cards that are active from the start are called.
+const ACTIVE: &str = "Active";
 
 /// A command and what became of it, as its client knows.
 #[derive(Clone)]
@@ -25,6 +27,13 @@ struct Sent {
     path: String,
     body: Value,
     acknowledged: Option<Answer>,
+}
+
+impl Sent {
+    /// Whether it makes a card: a new one, or one that takes another's place.
+    fn issues(&self) -> bool {
+        self.path == "/v1/cards" || self.path.ends_with("/replace")
+    }
 }
 
 /// Everything sent so far, by idempotency key.
@@ -55,7 +64,7 @@ async fn twenty_kills_in_the_middle_of_a_load_lose_and_double_nothing() {
     retry_everything(&tenant, &log).await;
     let events = everything_agrees(&service, &tenant).await;
     let log = log.lock().await;
-    let issuances = log.values().filter(|sent| sent.path == "/v1/cards").count();
+    let issuances = log.values().filter(|sent| sent.issues()).count();
     let issued = events.iter().filter(|event| event["type"] == "CardIssued");
     assert_eq!(
         issued.count(),
@@ -66,14 +75,15 @@ async fn twenty_kills_in_the_middle_of_a_load_lose_and_double_nothing() {
 
 /// What must be true after every restart.
 async fn check_round(service: &Service, tenant: &Client, log: &Log, round: u64) {
-    everything_agrees(service, tenant).await;
+    let events = everything_agrees(service, tenant).await;
+    assert_appends_are_whole(&events);
     let listed = tenant.all("/v1/cards?limit=500").await;
     let mut times_listed: HashMap<&str, u32> = HashMap::new();
     for card in &listed {
         *times_listed.entry(id(card)).or_default() += 1;
     }
     let log = log.lock().await;
-    for sent in log.values().filter(|sent| sent.path == "/v1/cards") {
+    for sent in log.values().filter(|sent| sent.issues()) {
         if let Some(answer) = &sent.acknowledged {
             let times = times_listed.get(id(&answer.json())).copied();
             assert_eq!(
@@ -81,6 +91,28 @@ async fn check_round(service: &Service, tenant: &Client, log: &Log, round: u64) 
                 Some(1),
                 "round {round}: an acknowledged card: {answer}"
             );
+        }
+    }
+}
+
+/// What one command records together is there together: a card that is active from the start, and
+/// the two cards of a replacement.
+fn assert_appends_are_whole(events: &[Value]) {
+    for (event, next) in events.iter().zip(events[1..].iter().chain([&Value::Null])) {
+        let payload = event["payload"]
+            .as_object()
+            .and_then(|it| it.values().next());
+        let payload = payload.unwrap_or_else(|| panic!("an event's content: {event}"));
+        if event["type"] == "CardReplaced" {
+            assert_eq!(next["type"], "CardIssued", "half a replacement: {event}");
+            assert_eq!(next["aggregate_id"], payload["by"], "{event}");
+        }
+        let holder = payload["holder"]["name"].as_str().unwrap_or_default();
+        if event["type"] == "CardIssued" && holder.starts_with(ACTIVE) {
+            let began_active = payload["replaces"].is_string()
+                || (next["type"] == "CardActivated"
+                    && next["aggregate_id"] == event["aggregate_id"]);
+            assert!(began_active, "half an issuance: {event}");
         }
     }
 }
@@ -103,7 +135,7 @@ async fn retry_everything(tenant: &Client, log: &Log) {
     }
 }
 
-/// Clients that issue and activate cards until the service is gone.
+/// Clients that issue, activate and replace cards until the service is gone.
 struct Load {
     acknowledged: Arc<AtomicU64>,
     rang: Arc<Notify>,
@@ -123,12 +155,18 @@ impl Load {
                 tokio::spawn(async move {
                     for index in 0_u64.. {
                         let name = format!("{round}-{number}-{index}");
-                        let Some(card) = issue(&tenant, &log, &name).await else {
+                        let active = index % 2 == 0;
+                        let Some(card) = issue(&tenant, &log, &name, active).await else {
                             break;
                         };
                         acknowledged.fetch_add(1, Ordering::SeqCst);
                         rang.notify_one();
-                        if index % 3 == 0 && activate(&tenant, &log, &card, &name).await.is_none() {
+                        let done = match index % 4 {
+                            1 => activate(&tenant, &log, &card, &name).await,
+                            2 => replace(&tenant, &log, &card, &name).await,
+                            _ => Some(()),
+                        };
+                        if done.is_none() {
                             break;
                         }
                         if over.load(Ordering::SeqCst) {
@@ -164,8 +202,10 @@ impl Load {
     }
 }
 
-async fn issue(tenant: &Client, log: &Log, name: &str) -> Option<Value> {
-    let body = json!({ "holder": { "name": format!("Holder {name}") } });
+async fn issue(tenant: &Client, log: &Log, name: &str, active: bool) -> Option<Value> {
+    let prefix = if active { ACTIVE } else { "Issued" };
+    let holder = json!({ "name": format!("{prefix} {name}") });
+    let body = json!({ "holder": holder, "activate": active });
     let sent = Sent {
         method: Method::POST,
         path: "/v1/cards".to_owned(),
@@ -186,6 +226,18 @@ async fn activate(tenant: &Client, log: &Log, card: &Value, name: &str) -> Optio
     };
     let answer = command(tenant, log, &format!("activate-{name}"), sent).await?;
     assert_eq!(answer.status, 200, "{answer}");
+    Some(())
+}
+
+async fn replace(tenant: &Client, log: &Log, card: &Value, name: &str) -> Option<()> {
+    let sent = Sent {
+        method: Method::POST,
+        path: format!("/v1/cards/{}/replace", id(card)),
+        body: json!({}),
+        acknowledged: None,
+    };
+    let answer = command(tenant, log, &format!("replace-{name}"), sent).await?;
+    assert_eq!(answer.status, 201, "{answer}");
     Some(())
 }
 

@@ -64,8 +64,8 @@ fn bad_configuration_ends_the_process_at_once_and_names_the_knob() {
     }
 }
 
-#[test]
-fn an_address_in_use_is_told_in_one_line() {
+#[tokio::test]
+async fn an_address_in_use_is_told_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let store = Store::new();
@@ -73,6 +73,15 @@ fn an_address_in_use_is_told_in_one_line() {
     let (status, said) = run(command().args(serve));
     assert!(!status.success());
     assert_one_clear_line(&said, &address);
+
+    // Nothing was made that would now be lost: the key is shown at the first start that serves.
+    drop(taken);
+    let mut arguments = command();
+    let service = Service::started_by(arguments.args(serve));
+    eventually("the key is shown", || async {
+        service.output().contains("shown this once").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,12 +182,18 @@ async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
     for _ in 0..2 {
         let mut service = Service::spawn(&["serve"], &store);
         let said = eventually("the first steps are printed", || async {
-            Some(service.output()).filter(|said| said.contains("landlord key"))
+            let told = if starts.is_empty() {
+                "/v1/cards -H"
+            } else {
+                "landlord key"
+            };
+            Some(service.output()).filter(|said| said.contains(told))
         })
         .await;
         starts.push(said.clone());
         if starts.len() == 1 {
-            assert!(said.contains("curl"), "{said}");
+            let card = pasted(&said);
+            assert_eq!(card["status"], "active", "{card}");
             let key = key_in(&said).unwrap_or_else(|| panic!("no key: {said}"));
             service
                 .client(key)
@@ -190,6 +205,19 @@ async fn the_first_start_prints_the_landlord_key_once_and_a_curl_that_works() {
         service.stopped();
     }
     assert!(key_in(&starts[1]).is_none(), "shown again: {}", starts[1]);
+}
+
+/// What the printed lines print, when they are pasted into a shell.
+fn pasted(said: &str) -> serde_json::Value {
+    let begins = |line: &&str| line.starts_with("KEY=") || line.starts_with("curl ");
+    let lines: Vec<_> = said.lines().filter(begins).collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    let shell = std::process::Command::new("sh")
+        .args(["-c", &lines.join("\n")])
+        .output();
+    let printed = shell.expect("a shell").stdout;
+    serde_json::from_slice(&printed)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&printed)))
 }
 
 #[tokio::test]

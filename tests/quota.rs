@@ -41,34 +41,55 @@ async fn of_600_concurrent_issuances_exactly_500_succeed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quota_holds_among_revocations_and_replacements() {
+async fn the_quota_holds_among_revocations_replacements_renewals_and_reinstatements() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;
+    let brief = expired(&tenant, 20).await;
     let cards = issued(burst(&tenant, 480).await);
     assert_eq!(cards.len(), 480);
+    for card in &cards[80..100] {
+        for verb in ["activate", "suspend"] {
+            tenant.change(card, verb).await.expect(200);
+        }
+    }
 
-    // 40 leave circulation and 40 are replaced (net zero) while 200 want to come in.
-    let revocations = cards[..40].iter().map(|card| {
-        let tenant = tenant.clone();
-        let path = format!("/v1/cards/{}/revoke", id(card));
-        tokio::spawn(async move { tenant.put(&path, &json!({})).await.expect(200).clone() })
-    });
-    let replacements = cards[40..80].iter().map(|card| {
-        let tenant = tenant.clone();
-        let path = format!("/v1/cards/{}/replace", id(card));
-        tokio::spawn(async move { tenant.post(&path, &json!({})).await.expect(201).clone() })
-    });
-    let others: Vec<_> = revocations.chain(replacements).collect();
+    // 40 leave circulation, 40 are replaced and 20 reinstated (no place more or less), while 20
+    // expired ones and 200 new ones want to come in.
+    let at_once = |cards: &[Value], verb: &'static str, body: Value| {
+        let ask = |card: &Value| {
+            let path = format!("/v1/cards/{}/{verb}", id(card));
+            let (tenant, body) = (tenant.clone(), body.clone());
+            tokio::spawn(async move {
+                match verb {
+                    "replace" => tenant.post(&path, &body).await,
+                    _ => tenant.put(&path, &body).await,
+                }
+            })
+        };
+        cards.iter().map(ask).collect::<Vec<_>>()
+    };
+    let mut others = at_once(&cards[..40], "revoke", json!({}));
+    others.extend(at_once(&cards[40..80], "replace", json!({})));
+    others.extend(at_once(&cards[80..100], "reinstate", json!({})));
+    let renewals = at_once(&brief, "renew", renewal());
     let answers = burst(&tenant, 200).await;
     for other in others {
-        other.await.expect("a revocation or a replacement succeeds");
+        let answer = other.await.expect("an answer");
+        assert_eq!(answer.status / 100, 2, "no place is asked for: {answer}");
+    }
+    let mut renewed = 0;
+    for renewal in renewals {
+        match renewal.await.expect("an answer") {
+            answer if answer.status == 200 => renewed += 1,
+            answer => drop(answer.problem(402, "quota_exceeded")),
+        }
     }
     for answer in answers.iter().filter(|answer| answer.status != 201) {
         answer.problem(402, "quota_exceeded");
     }
     // Depending on the order, some places were free too late for the burst: fill them.
     let rest = burst(&tenant, 100).await;
-    let came_in = issued(answers).len() + issued(rest).len();
+    let came_in = issued(answers).len() + issued(rest).len() + renewed;
     assert_eq!(came_in, 60, "480 - 40 leaves 60 places");
 
     everything_agrees(&service, &tenant).await;
@@ -76,29 +97,18 @@ async fn the_quota_holds_among_revocations_and_replacements() {
     assert_eq!(usage["in_circulation"], FREE);
     assert_eq!(count(&usage, "revoked"), 40);
     assert_eq!(count(&usage, "replaced"), 40);
+    assert_eq!(count(&usage, "suspended"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_tenant_may_reinstate_and_replace_but_not_renew_an_expired_card() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;
-    let brief: Vec<_> = stream::iter(0..20)
-        .map(|_| async {
-            tenant
-                .issue_as(&json!({ "holder": { "name": "Brief" }, "expires_at": in_seconds(2) }))
-                .await
-        })
-        .buffer_unordered(20)
-        .collect()
-        .await;
-    eventually("all twenty expire", || async {
-        (count(&tenant.usage().await, "expired") == 20).then_some(())
-    })
-    .await;
+    let brief = expired(&tenant, 20).await;
     let cards = issued(burst(&tenant, 600).await);
     assert_eq!(cards.len(), 500);
 
-    let renewal = json!({ "expires_at": "2099-01-01T00:00:00Z" });
+    let renewal = renewal();
     for card in &brief {
         let path = format!("/v1/cards/{}/renew", id(card));
         let problem = tenant
@@ -133,7 +143,8 @@ async fn a_full_tenant_may_reinstate_and_replace_but_not_renew_an_expired_card()
 async fn downgrading_a_tenant_with_2000_cards_deletes_nothing_and_blocks_issuing() {
     let service = Service::shared();
     let tenant = service.tenant("pro").await;
-    let cards = issued(burst(&tenant, 2_000).await);
+    let mut cards = issued(burst(&tenant, 1_000).await);
+    cards.extend(issued(burst(&tenant, 1_000).await));
     assert_eq!(cards.len(), 2_000);
     let plan = format!("/v1/landlord/tenants/{}/subscription/plan", tenant.id());
     let foretold = service
@@ -169,6 +180,28 @@ async fn downgrading_a_tenant_with_2000_cards_deletes_nothing_and_blocks_issuing
 }
 
 /// So many issuances at once, each in flight with all others, over many connections.
+/// So many cards whose time is over already.
+async fn expired(tenant: &Client, size: u64) -> Vec<Value> {
+    let brief: Vec<_> = stream::iter(0..size)
+        .map(|_| async {
+            tenant
+                .issue_as(&json!({ "holder": { "name": "Brief" }, "expires_at": in_seconds(2) }))
+                .await
+        })
+        .buffer_unordered(20)
+        .collect()
+        .await;
+    eventually("all of them expire", || async {
+        (count(&tenant.usage().await, "expired") == size).then_some(())
+    })
+    .await;
+    brief
+}
+
+fn renewal() -> Value {
+    json!({ "expires_at": "2099-01-01T00:00:00Z" })
+}
+
 async fn burst(tenant: &Client, size: usize) -> Vec<Answer> {
     let asking: Vec<_> = (0..size)
         .map(|index| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 
-use crate::support::raw::Connection;
+use crate::support::raw::{Connection, head};
 use crate::support::{Client, Options, Service, eventually};
 
 /// A service whose patience is a second each way.
@@ -133,6 +133,37 @@ async fn a_service_full_of_slow_clients_serves_again_when_they_are_cut_off() {
     }
     let fresh = service.client(tenant.key());
     fresh.issue("After the crowd").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_rest_make_room_for_others() {
+    let service = Service::start_with(Options::default().with("CONNECTIONS_MAX", 20));
+    let tenant = service.tenant("free").await;
+    let mut slow = Vec::new();
+    for index in 0..60 {
+        let mut connection = Connection::open(service.address()).await;
+        if index % 2 == 0 {
+            connection.send("GET /healthz HTTP/1.1\r\nX-Slow: ").await;
+        }
+        slow.push(connection);
+    }
+    // Far sooner than a head's 10 seconds and a rest's 75.
+    assert_served(&service.client(tenant.key())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_take_their_time_take_nobodys_place() {
+    let service = Service::start_with(Options::default().with("REQUESTS_IN_FLIGHT_MAX", 10));
+    let tenant = service.tenant("free").await;
+    let extra = "Content-Type: application/json\r\nContent-Length: 5000\r\n";
+    let head = head(&tenant, "POST /v1/cards HTTP/1.1", extra);
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        let mut connection = Connection::open(service.address()).await;
+        connection.send(format!("{head}{{")).await;
+        slow.push(connection);
+    }
+    assert_served(&tenant).await;
 }
 
 async fn assert_served(tenant: &Client) {

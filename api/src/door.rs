@@ -255,3 +255,22 @@ fn log(
         _ => event!(debug, code = code.as_str(), "refused"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_an_internal_error() {
+        let handler = async {
+            if StatusCode::OK.is_success() {
+                panic!("a bug");
+            }
+            Ok::<_, Infallible>(StatusCode::OK)
+        };
+        let response = answer(handler).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = response.extensions().get::<Arc<Problem>>();
+        assert_eq!(problem.map(|it| it.code()), Some(Code::Internal));
+    }
+}

@@ -4,11 +4,10 @@
 //! remembers of a ledger cannot be trusted here: its store is asked. Tenants whose stores are open
 //! are looked at every time, the others a few at a time, in turn.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use domain::ids::{Position, TenantId};
 use futures::stream::{self, StreamExt};
 use metrics::counter;
@@ -16,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{FollowerState, Line};
-use crate::ports::{TenantStore, TenantStores, Unavailable};
+use crate::ports::{TenantStores, Unavailable};
 use crate::tenants::Directory;
 
 /// How many ledgers are looked at at a time.
@@ -25,8 +24,9 @@ const AT_A_TIME: usize = 8;
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// How many tenants whose stores are closed are looked at in one sweep.
 const CLOSED_MAX: usize = 32;
-/// A ring takes milliseconds; for an event that is younger it may be on its way.
-const RING_MAX: TimeDelta = TimeDelta::seconds(5);
+/// A ring takes milliseconds: what has not come after this time was lost. It is waited for, because
+/// the times of events are other nodes' clocks.
+const RING_MAX: Duration = Duration::from_secs(5);
 
 /// Looks for ledgers that a subscriber is behind although nothing rang.
 pub(super) struct Sweep {
@@ -53,14 +53,40 @@ impl Sweep {
         let closed = self.closed(&tenants, *last_closed);
         *last_closed = closed.last().copied();
         tenants.extend(closed);
-        stream::iter(tenants)
-            .for_each_concurrent(AT_A_TIME, |tenant| async move {
-                if let Err(error) = self.look_at(tenant).await {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%tenant, error, "the sweep cannot look at the ledger");
+        let unrung = self.of_each(&tenants, |tenant| self.unrung(tenant)).await;
+        let unrung: HashMap<_, _> = unrung.into_iter().collect();
+        if unrung.values().any(|places| !places.is_empty()) {
+            sleep(RING_MAX).await;
+        }
+        let look = |tenant| self.look_at(tenant, unrung.get(&tenant).map_or(&[], Vec::as_slice));
+        self.of_each(&tenants, look).await;
+    }
+
+    /// What `ask` answers for each tenant, some at a time; those whose stores do not are left out.
+    async fn of_each<'a, T, F>(
+        &self,
+        tenants: &[TenantId],
+        ask: impl Fn(TenantId) -> F,
+    ) -> Vec<(TenantId, T)>
+    where
+        F: Future<Output = Result<T, Unavailable>> + 'a,
+    {
+        let ask = |tenant: &TenantId| {
+            let (tenant, answer) = (*tenant, timeout(LOOK_MAX, ask(*tenant)));
+            async move {
+                let late = |late| Unavailable::because("the tenant's store", late);
+                match answer.await.map_err(late).flatten() {
+                    Ok(answer) => Some((tenant, answer)),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(%tenant, error, "the sweep cannot look at the ledger");
+                        None
+                    }
                 }
-            })
-            .await;
+            }
+        };
+        let asking = stream::iter(tenants.iter().map(ask)).buffer_unordered(AT_A_TIME);
+        asking.filter_map(std::future::ready).collect().await
     }
 
     /// The next tenants whose stores are closed; none when all had their turn.
@@ -77,55 +103,53 @@ impl Sweep {
         closed
     }
 
-    async fn look_at(&self, tenant: TenantId) -> Result<(), Unavailable> {
+    /// The subscribers that rest although there is more in the store, and where.
+    async fn unrung(&self, tenant: TenantId) -> Result<Vec<Unrung>, Unavailable> {
         if tenant == TenantId::LANDLORD {
-            // It rings for what it finds, and no subscriber follows it.
-            let looked = timeout(LOOK_MAX, self.store_as_it_is(tenant)).await;
-            let late = |late| Unavailable::because("the landlord's ledger", late);
-            return looked.map_err(late)?.map(drop);
+            // No subscriber follows it.
+            return Ok(vec![]);
         }
-        // Before the look: it rings for what it finds.
-        let progress = |line: &Arc<Line>| line.follower(tenant).progress();
-        let before: Vec<_> = self.lines.iter().map(progress).collect();
-        let looked = timeout(LOOK_MAX, self.store_as_it_is(tenant)).await;
-        let late = |late| Unavailable::because("the tenant's store", late);
-        let store = looked.map_err(late)??;
-        let head = store.ledger.head().position;
-        for (line, before) in self.lines.iter().zip(before) {
-            let behind = before.checkpoint.is_none_or(|at| at < head);
-            if before.state != FollowerState::Idle || !behind {
-                continue;
-            }
-            if let Some(checkpoint) = before.checkpoint
-                && line.was_not_rung(&store, checkpoint).await?
-            {
-                counter!("subscriber_sweep_finds_total", "subscriber" => line.subscriber.name())
-                    .increment(1);
-            }
-            line.rung(tenant, head);
+        let store = self.stores.open(tenant).await?;
+        let resting = self.lines.iter().filter_map(|line| {
+            let checkpoint = line.resting_at(tenant)?;
+            Some((Arc::clone(line), checkpoint))
+        });
+        let resting: Vec<_> = resting.collect();
+        let Some(first) = resting.iter().map(|(_, checkpoint)| *checkpoint).min() else {
+            return Ok(vec![]);
+        };
+        let more = store.ledger.read(first, 1).await?;
+        let is_behind = |(_, checkpoint): &Unrung| !more.is_empty() && *checkpoint == first;
+        Ok(resting.into_iter().filter(is_behind).collect())
+    }
+
+    /// Brings the head in memory up to date, and rings for those who still rest where they were.
+    async fn look_at(&self, tenant: TenantId, unrung: &[Unrung]) -> Result<(), Unavailable> {
+        // Before the look, which rings for what it finds.
+        let missed: Vec<_> = unrung
+            .iter()
+            .filter(|(line, checkpoint)| line.resting_at(tenant) == Some(*checkpoint))
+            .collect();
+        let store = self.stores.open(tenant).await?;
+        store.ledger.heard(0).await?;
+        for (line, _) in missed {
+            counter!("subscriber_sweep_finds_total", "subscriber" => line.subscriber.name())
+                .increment(1);
+            line.rung(tenant, store.ledger.head().position);
         }
         Ok(())
     }
-
-    /// The tenant's store, with its head in memory as it is stored.
-    async fn store_as_it_is(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
-        let store = self.stores.open(tenant).await?;
-        store.ledger.heard(0).await?;
-        Ok(store)
-    }
 }
 
+/// A subscriber, and where it rests in a tenant's ledger.
+type Unrung = (Arc<Line>, Position);
+
 impl Line {
-    /// Whether the event after the checkpoint is so old that its ring must have been lost.
-    async fn was_not_rung(
-        &self,
-        store: &TenantStore,
-        checkpoint: Position,
-    ) -> Result<bool, Unavailable> {
-        let next = store.ledger.read(checkpoint, 1).await?;
-        let age = next
-            .first()
-            .map(|event| self.clock.now() - event.stored.recorded_at);
-        Ok(age.is_some_and(|age| age > RING_MAX))
+    /// Where this subscriber rests in a tenant's ledger, if it does.
+    fn resting_at(&self, tenant: TenantId) -> Option<Position> {
+        let progress = self.follower(tenant).progress();
+        progress
+            .checkpoint
+            .filter(|_| progress.state == FollowerState::Idle)
     }
 }

@@ -72,6 +72,32 @@ async fn a_repeated_request_shows_the_same_secret() {
 }
 
 #[tokio::test]
+async fn a_tenant_has_100_keys_at_most() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let feature = format!(
+        "/v1/landlord/tenants/{}/subscription/features/api_access",
+        tenant.id()
+    );
+    let landlord = service.landlord();
+    landlord
+        .put(&feature, &json!({ "value": true }))
+        .await
+        .expect(200);
+    let body = json!({ "name": "one more", "role": "tenant_viewer" });
+    for _ in 1..100 {
+        tenant.post(PATH, &body).await.expect(201);
+    }
+    let refused = tenant.post(PATH, &body).await;
+    refused.problem(409, "too_many_keys");
+    let all = tenant.all(PATH).await;
+    let spare = all.iter().find(|key| key["role"] == "tenant_viewer");
+    let path = format!("{PATH}/{}", id(spare.expect("a viewer")));
+    tenant.delete(&path).await.expect(204);
+    tenant.post(PATH, &body).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_revoked_key_opens_nothing_from_that_moment_on() {
     let mut service = Service::start();
     let tenant = service.tenant("free").await;

@@ -74,4 +74,15 @@ async fn a_store_that_cannot_be_opened_is_seen_and_disturbs_nobody_else() {
         .problem(503, "unavailable");
     whole.issue("After").await;
     assert_eq!(whole.all("/v1/cards").await.len(), 2);
+
+    // Among enough others it is one tenant's trouble, and no reason to take the node away.
+    for _ in 0..2 {
+        service.tenant("free").await;
+    }
+    let named = eventually("the others are served", || async {
+        let ready = service.stranger().get("/readyz").await;
+        (ready.status == 200).then(|| ready.json()["errors"].to_string())
+    })
+    .await;
+    assert!(named.contains(broken.id()), "{named}");
 }

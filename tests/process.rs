@@ -270,6 +270,45 @@ async fn more_requests_than_accepted_are_told_to_come_back_and_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_tenants_crowd_is_told_to_come_back_and_takes_nobody_elses_place() {
+    let options = Options::default()
+        .with("REQUESTS_IN_FLIGHT_MAX", 40)
+        .with("TENANT_REQUESTS_IN_FLIGHT_MAX", 2);
+    let service = Service::start_with(options);
+    let (crowd, other) = (service.tenant("pro").await, service.tenant("pro").await);
+    let asking: Vec<_> = (0..32)
+        .map(|index| {
+            let crowd = crowd.clone();
+            tokio::spawn(async move { issue_often(&crowd, index).await })
+        })
+        .collect();
+    for index in 0..20 {
+        other.issue(&format!("Other {index}")).await;
+    }
+    let mut sent_away = 0;
+    for client in asking {
+        sent_away += client.await.expect("a client");
+    }
+    assert!(sent_away > 0, "everybody found a place");
+    everything_agrees(&service, &crowd).await;
+}
+
+/// How many of 20 cards were refused because the tenant asked for too much at once.
+async fn issue_often(tenant: &Client, client: usize) -> u32 {
+    let mut sent_away = 0;
+    for index in 0..20 {
+        let body = json!({ "holder": { "name": format!("Crowd {client}-{index}") } });
+        let answer = tenant.post("/v1/cards", &body).await;
+        if answer.status != 201 {
+            answer.problem(429, "rate_limited");
+            assert_eq!(answer.header("retry-after"), "1");
+            sent_away += 1;
+        }
+    }
+    sent_away
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_changes_than_may_wait_for_a_ledger_are_told_to_come_back_and_lose_nothing() {
     a_crowd_beyond("APPENDS_WAITING_MAX", 1, "ledger").await;
 }

@@ -57,6 +57,19 @@ async fn tenants_are_listed_in_pages_and_filtered() {
 }
 
 #[tokio::test]
+async fn a_list_shows_what_was_changed_a_moment_ago() {
+    let service = Service::start();
+    let (tenant, landlord) = (service.tenant("free").await, service.landlord());
+    let change = format!("{PATH}/{}/subscription/plan", tenant.id());
+    for plan in ["pro", "free"].repeat(10) {
+        let changed = landlord.put(&change, &json!({ "plan": plan })).await;
+        changed.expect(200);
+        let listed = landlord.all(&format!("{PATH}?plan={plan}")).await;
+        assert_eq!(listed.len(), 1, "on {plan}: {listed:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_catalogue_shows_plans_and_features() {
     let service = Service::shared();
     let landlord = service.landlord();

@@ -43,9 +43,10 @@ pub async fn healthz() -> Json<Health> {
     })
 }
 
-/// Says whether the process can take traffic: the landlord's database or a shard answers, and every
-/// read model whose stores answer is alive and not behind. `errors` names what does not answer, also
-/// the broker, without which everything is served.
+/// Says whether the process can take traffic: the landlord's database or a shard answers, and each
+/// read model is alive and not behind for most of the tenants whose stores answer. `errors` names
+/// whom it is behind for and what does not answer, also the broker, without which everything is
+/// served.
 #[utoipa::path(
     get, path = "/readyz", tag = "Process", security(()),
     responses((status = 200, description = "It can", body = Health),
@@ -90,11 +91,19 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     errors.extend(backlog(&others, |name, since| {
         in_trouble.contains(&name) || too_old(since)
     }));
-    let late = waited_for.iter().filter_map(|(name, tenant, progress)| {
-        let trouble = trouble(name, *tenant, progress, too_old);
-        trouble.filter(|_| !is_excused(name, *tenant))
-    });
-    troubles.extend(late.take(TROUBLES_MAX));
+    for (name, followed) in by_name(&waited_for) {
+        let late = followed.iter().filter_map(|(_, tenant, progress)| {
+            let trouble = trouble(name, *tenant, progress, too_old);
+            trouble.filter(|_| !is_excused(name, *tenant))
+        });
+        let late: Vec<_> = late.collect();
+        // A few tenants' trouble is theirs on every node; taking the node away helps nobody.
+        let told = match late.len() * 2 < followed.len() {
+            true => &mut errors,
+            false => &mut troubles,
+        };
+        told.extend(late.into_iter().take(TROUBLES_MAX));
+    }
     if !troubles.is_empty() {
         troubles.append(&mut errors);
         let detail = "this process cannot take traffic now";
@@ -139,22 +148,30 @@ fn field_of(subscriber: &str) -> String {
 
 /// What subscribers that no request waits for have not done yet, over all tenants, where that is
 /// worth a word.
-fn backlog(
-    others: &[&(&'static str, TenantId, Progress)],
-    is_told: impl Fn(&str, DateTime<Utc>) -> bool,
-) -> Vec<FieldError> {
-    let mut names: Vec<_> = others.iter().map(|(name, ..)| *name).collect();
-    names.dedup();
-    let of = |name: &'static str| {
-        let its = others.iter().filter(|(one, ..)| *one == name);
-        let behind: Vec<_> = its.filter(|it| it.2.behind_since.is_some()).collect();
+fn backlog(others: &[&Followed], is_told: impl Fn(&str, DateTime<Utc>) -> bool) -> Vec<FieldError> {
+    let of = |(name, its): (&'static str, &[&Followed])| {
+        let behind: Vec<_> = its
+            .iter()
+            .filter(|it| it.2.behind_since.is_some())
+            .collect();
         let since = behind.iter().filter_map(|it| it.2.behind_since).min()?;
         let events: u64 = behind.iter().map(|it| it.2.lag()).sum();
         let tenants = behind.len();
         let detail = format!("{events} events behind, of {tenants} tenants, since {since}");
         is_told(name, since).then(|| FieldError::new(field_of(name), "behind", detail))
     };
-    names.into_iter().filter_map(of).collect()
+    by_name(others).filter_map(of).collect()
+}
+
+/// A subscriber's way along one tenant's ledger.
+type Followed = (&'static str, TenantId, Progress);
+
+/// What is sorted by name, a subscriber at a time.
+fn by_name<'a>(
+    all: &'a [&'a Followed],
+) -> impl Iterator<Item = (&'static str, &'a [&'a Followed])> {
+    all.chunk_by(|one, other| one.0 == other.0)
+        .filter_map(|its| Some((its.first()?.0, its)))
 }
 
 /// Shows every metric.

@@ -34,6 +34,7 @@ pub mod archive;
 pub mod billing;
 pub mod config;
 pub mod demo;
+pub mod files;
 pub mod first_minutes;
 pub mod maintenance;
 pub mod server;

@@ -15,7 +15,7 @@ use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::billing::{Received, now, take};
 use api::wiring::{Service, broker};
-use api::{Api, archive, asyncapi, billing, demo, docs, first_minutes, server, verify};
+use api::{Api, archive, asyncapi, billing, demo, docs, files, first_minutes, server, verify};
 use application::error::causes;
 use domain::billing::Period;
 use domain::ids::TenantId;
@@ -80,6 +80,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
     meter::install();
     let config = &line.config;
+    files::raise_limit(&line.store(), &config.limits);
     let service = open_with(line, broker::address(&config.broker)?).await?;
     let stop = stop_on_signal()?;
     let listener = TcpListener::bind(config.listen)

@@ -299,6 +299,7 @@ impl From<Refusal> for Problem {
             Refusal::NoDedicatedDatabase(_) => Self::new(Code::NoDedicatedDatabase, detail),
             Refusal::NoShards => Self::new(Code::NoShards, detail),
             Refusal::ShardExists => Self::new(Code::ShardExists, detail),
+            Refusal::TooManyKeys { .. } => Self::new(Code::TooManyKeys, detail),
             Refusal::SlugTaken => Self::new(Code::SlugTaken, detail),
             Refusal::AuditRunning => Self::new(Code::AuditRunning, detail),
         }

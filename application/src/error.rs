@@ -116,6 +116,12 @@ pub enum Refusal {
     /// The embedded store has no shards.
     #[error("the embedded store has no shards: every tenant has a file of its own")]
     NoShards,
+    /// There are as many keys as there can be.
+    #[error("{limit} keys are in force already: revoke one")]
+    TooManyKeys {
+        /// How many there can be.
+        limit: usize,
+    },
     /// Another shard has this name.
     #[error("there is another shard of this name")]
     ShardExists,

@@ -26,6 +26,10 @@ use crate::tenants::landlord_record;
 
 const TENANT_KEYS: &[Role] = &[Role::TenantAdmin];
 const LANDLORD_KEYS: &[Role] = &[Role::Landlord];
+/// How many keys of a tenant are in force at a time: every node has all of them in memory.
+const TENANT_KEYS_MAX: usize = 100;
+/// How many that belong to no tenant.
+const OTHER_KEYS_MAX: usize = 1_000;
 
 /// What an API key opens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,6 +193,13 @@ impl KeyRing {
         keys
     }
 
+    /// How many recorded keys a tenant has, or nobody's tenant.
+    fn count(&self, tenant: Option<TenantId>) -> usize {
+        let ring = self.read();
+        let its = ring.recorded.values().filter(|key| key.tenant == tenant);
+        its.count()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, ByHash> {
         self.by_hash.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,11 +229,7 @@ impl Application {
         if let Some(done) = self.key_made_before(command, seed).await? {
             return Ok(done);
         }
-        if !self
-            .keys
-            .list(|key| key.tenant == Some(store.tenant))
-            .is_empty()
-        {
+        if self.keys.count(Some(store.tenant)) > 0 {
             self.require_feature(&store, feature::API_ACCESS, self.clock.now())?;
         }
         let tenant = Some(store.tenant);
@@ -303,6 +310,13 @@ impl Application {
         new: NewKey,
         seed: &Seed,
     ) -> Result<Done<IssuedKey>, Error> {
+        let limit = match new.tenant {
+            Some(_) => TENANT_KEYS_MAX,
+            None => OTHER_KEYS_MAX,
+        };
+        if self.keys.count(new.tenant) >= limit {
+            return Err(Refusal::TooManyKeys { limit }.into());
+        }
         let nonce = Nonce(self.random.secret());
         let secret = seed.derive(&nonce);
         let key = ApiKey {

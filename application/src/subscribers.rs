@@ -25,7 +25,7 @@ pub use self::follower::{FollowerState, Progress};
 use self::sweep::Sweep;
 use crate::doorbell::Doorbell;
 use crate::error::Error;
-use crate::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores};
+use crate::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores, Unavailable};
 use crate::tenants::Directory;
 
 /// The cards read model.
@@ -182,6 +182,35 @@ impl Subscribers {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::Behind { position }),
         }
+    }
+
+    /// Waits, for a bounded time, until the named subscriber has handled everything that this node
+    /// has seen of all ledgers that are open here. Those it fails with are not waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no subscriber of this name.
+    pub async fn reached_everywhere(&self, name: &str) -> Result<(), Error> {
+        let line = self.line(name)?;
+        let waiting = self
+            .stores
+            .open_tenants()
+            .into_iter()
+            .map(|tenant| async move {
+                let follower = line.follower(tenant);
+                let is_at_work = match follower.progress().state {
+                    FollowerState::Idle | FollowerState::Running => true,
+                    FollowerState::Retrying | FollowerState::Stopped => false,
+                };
+                if is_at_work && tenant != TenantId::LANDLORD {
+                    let store = self.stores.open(tenant).await?;
+                    follower.reached(store.ledger.head().position).await;
+                }
+                Ok::<_, Unavailable>(())
+            });
+        // What is late is shown as of where it is.
+        let _ = timeout(WAIT_MAX, futures::future::join_all(waiting)).await;
+        Ok(())
     }
 
     /// How far every subscriber is with every tenant that this node has seen since it started.

@@ -370,13 +370,15 @@ impl Application {
         overview.ok_or(Error::NotFound("tenant"))
     }
 
-    /// What the landlord sees of its tenants, a page of them.
+    /// What the landlord sees of its tenants, a page of them, after everything that this node has
+    /// seen of their ledgers.
     pub async fn tenant_overviews(
         &self,
         scope: &Scope,
         filter: &TenantFilter,
     ) -> Result<TenantPage, Error> {
         scope.require(READ)?;
+        self.subscribers.reached_everywhere(LANDLORD).await?;
         Ok(self.overviews.list(filter).await?)
     }
 

@@ -16,8 +16,10 @@
 //! - **Cards issued** are all that came into being in the period, replacements among them.
 //! - **The peak in circulation** is the most cards that were in circulation at one moment of the
 //!   period, its first moment included.
-//! - **Time** never goes back within a ledger: what is recorded after something else happens, for
-//!   billing, not before it (nodes' clocks differ, and an expiry is recorded after it was due).
+//! - **Time** never goes back in a subscription, nor among a tenant's cards: what is recorded after
+//!   something else happens, for billing, not before it (nodes' clocks differ, and an expiry is
+//!   recorded after it was due). The two are not measured against each other: a downgrade due at
+//!   midnight is of midnight, though a card was issued before it was recorded.
 //!
 //! There are two ways to a [`Bill`]: [`accountant`] makes it from what consumers of messages know,
 //! [`recount`] from the ledger itself. They share these rules and no code beyond this file, so each

@@ -104,10 +104,11 @@ pub struct Account {
 pub struct Accountant {
     period: Period,
     account: Account,
-    /// How far time has come.
-    now: DateTime<Utc>,
+    /// How far time has come in the subscription: what was in force until then is charged.
+    served_until: DateTime<Utc>,
+    /// How far time has come among the cards.
+    cards_until: DateTime<Utc>,
     last: Position,
-    over: bool,
     service: Service,
     plan: Option<BilledPlan>,
     grants: BTreeMap<FeatureSlug, Grant>,
@@ -137,9 +138,9 @@ impl Accountant {
         Self {
             period,
             account: Account::default(),
-            now: DateTime::UNIX_EPOCH,
+            served_until: DateTime::UNIX_EPOCH,
+            cards_until: DateTime::UNIX_EPOCH,
             last: 0,
-            over: false,
             service: Service::NotStarted,
             plan: None,
             grants: BTreeMap::new(),
@@ -151,14 +152,14 @@ impl Accountant {
     }
 
     /// Whether what comes later no longer matters, because it is after the period.
-    pub const fn is_over(&self) -> bool {
-        self.over
+    pub fn is_over(&self) -> bool {
+        self.served_until.min(self.cards_until) >= self.period.end()
     }
 
     /// Enters the next message. One that was entered before, or comes too late to be put in
     /// order, is passed over: what is missing was said when the next one came.
     pub fn enter(&mut self, entry: &Entry) {
-        if self.over || entry.sequence <= self.last {
+        if self.is_over() || entry.sequence <= self.last {
             return;
         }
         if self.last == 0 && entry.sequence != 1 {
@@ -174,12 +175,8 @@ impl Accountant {
                 }
             }
             fact => {
-                self.charge_until(entry.at.max(self.now));
-                if self.now >= self.period.end() {
-                    self.over = true;
-                    return;
-                }
-                if !self.apply(fact) {
+                let now = self.pass_time(fact, entry.at);
+                if now < self.period.end() && !self.apply(fact) {
                     self.doubt(Doubt::Impossible(entry.sequence));
                 }
             }
@@ -189,7 +186,8 @@ impl Accountant {
 
     /// The bill, with what was in force last until the end of the period.
     pub fn close(mut self) -> Account {
-        self.charge_until(self.period.end().max(self.now));
+        self.serve_until(self.period.end());
+        self.count_cards_until(self.period.end());
         let bill = &mut self.account.bill;
         for day in self.plan_days.keys() {
             self.suspended_days.remove(day);
@@ -204,21 +202,48 @@ impl Accountant {
         self.account
     }
 
-    /// Charges for what was in force since the last message.
-    fn charge_until(&mut self, until: DateTime<Utc>) {
-        let start = self.now.max(self.period.start());
-        let end = until.min(self.period.end());
-        self.now = until;
-        if start >= end {
-            return;
+    /// Lets time pass for what the fact is about, the subscription or the cards; how far it is then.
+    fn pass_time(&mut self, fact: &Fact, at: DateTime<Utc>) -> DateTime<Utc> {
+        match fact {
+            Fact::CardMoved { .. } => {
+                self.count_cards_until(at);
+                self.cards_until
+            }
+            Fact::Started(_)
+            | Fact::PlanChanged(_)
+            | Fact::Granted { .. }
+            | Fact::GrantRevoked(_)
+            | Fact::Suspended
+            | Fact::Reinstated
+            | Fact::Cancelled { .. } => {
+                self.serve_until(at);
+                self.served_until
+            }
+            Fact::WithoutEffect | Fact::Unknown(_) => at,
         }
-        let peak = &mut self.account.bill.peak_in_circulation;
-        *peak = self.in_circulation.max(*peak);
+    }
+
+    /// Charges for what was in force since the subscription last changed.
+    fn serve_until(&mut self, until: DateTime<Utc>) {
+        let start = self.served_until.max(self.period.start());
+        let end = until.min(self.period.end());
+        self.served_until = until.max(self.served_until);
         match self.service {
             Service::NotStarted => {}
             Service::Suspended => self.suspended_days.extend(days_touched(start, end)),
             Service::Given => self.charge(start, end),
             Service::GivenUntil(ends_at) => self.charge(start, ends_at.min(end)),
+        }
+    }
+
+    /// Looks at how many cards there were since the last of them moved.
+    fn count_cards_until(&mut self, until: DateTime<Utc>) {
+        let start = self.cards_until.max(self.period.start());
+        let end = until.min(self.period.end());
+        self.cards_until = until.max(self.cards_until);
+        if start < end {
+            let peak = &mut self.account.bill.peak_in_circulation;
+            *peak = self.in_circulation.max(*peak);
         }
     }
 
@@ -288,7 +313,7 @@ impl Accountant {
 
     fn move_card(&mut self, from: Option<Status>, to: Status) -> bool {
         if from.is_none() {
-            self.account.bill.cards_issued += u64::from(self.now >= self.period.start());
+            self.account.bill.cards_issued += u64::from(self.cards_until >= self.period.start());
         }
         let came = to.in_circulation();
         let was = from.is_some_and(Status::in_circulation);

@@ -18,7 +18,10 @@ use crate::usage::Usage;
 #[derive(Clone, Debug)]
 pub struct Recount {
     period: Period,
+    /// How far time has come in the subscription.
     now: DateTime<Utc>,
+    /// How far time has come among the cards.
+    cards_now: DateTime<Utc>,
     usage: Usage,
     /// The subscription from each moment on: as it was when the period began, and every change.
     subscriptions: Vec<(DateTime<Utc>, TenantSubscription)>,
@@ -34,6 +37,7 @@ impl Recount {
         Self {
             period,
             now: DateTime::UNIX_EPOCH,
+            cards_now: DateTime::UNIX_EPOCH,
             usage: Usage::default(),
             subscriptions: vec![(DateTime::UNIX_EPOCH, TenantSubscription::NotStarted)],
             peak: 0,
@@ -43,42 +47,53 @@ impl Recount {
 
     /// Whether what comes later no longer matters, because it is after the period.
     pub fn is_over(&self) -> bool {
-        self.now >= self.period.end()
+        self.now.min(self.cards_now) >= self.period.end()
     }
 
     /// Counts the next event.
     pub fn count(&mut self, event: &Event) {
-        if is_billed(event) {
-            let at = event.at().max(self.now);
-            self.pass_time(at);
-        }
-        if self.is_over() {
-            return;
-        }
         match event {
-            Event::Card(event) => {
-                let issued = self.usage.issued_total();
-                self.usage.apply(event);
-                if self.period.start() <= self.now {
-                    self.issued += self.usage.issued_total() - issued;
+            Event::Card(card) => {
+                if is_billed(event) {
+                    self.pass_time_of_cards(card.at());
+                }
+                if self.cards_now < self.period.end() {
+                    self.count_card(card);
                 }
             }
-            Event::Subscription(event) => {
-                let mut subscription = self.subscription().clone();
-                subscription.evolve(event.clone());
-                // Of what was before the period only the last is asked for.
-                if self.now <= self.period.start() {
-                    self.subscriptions.clear();
+            Event::Subscription(change) => {
+                if is_billed(event) {
+                    self.now = change.at().max(self.now);
                 }
-                self.subscriptions.push((self.now, subscription));
+                if self.now < self.period.end() {
+                    self.note(change);
+                }
             }
             Event::Usage(_) | Event::Catalogue(_) => {}
         }
     }
 
+    fn count_card(&mut self, event: &CardEvent) {
+        let issued = self.usage.issued_total();
+        self.usage.apply(event);
+        if self.period.start() <= self.cards_now {
+            self.issued += self.usage.issued_total() - issued;
+        }
+    }
+
+    fn note(&mut self, event: &SubscriptionEvent) {
+        let mut subscription = self.subscription().clone();
+        subscription.evolve(event.clone());
+        // Of what was before the period only the last is asked for.
+        if self.now <= self.period.start() {
+            self.subscriptions.clear();
+        }
+        self.subscriptions.push((self.now, subscription));
+    }
+
     /// The bill.
     pub fn close(mut self) -> Bill {
-        self.pass_time(self.period.end().max(self.now));
+        self.pass_time_of_cards(self.period.end());
         let mut bill = Bill {
             cards_issued: self.issued,
             peak_in_circulation: self.peak,
@@ -99,13 +114,13 @@ impl Recount {
         self.subscriptions.last().map_or(NEVER, |(_, last)| last)
     }
 
-    /// Nothing changes until `at`: if that is a moment of the period, its cards count.
-    fn pass_time(&mut self, at: DateTime<Utc>) {
-        let lasted = self.now < at && at > self.period.start() && self.now < self.period.end();
-        if lasted {
+    /// No card moves until `at`: if that is a moment of the period, what is in circulation counts.
+    fn pass_time_of_cards(&mut self, at: DateTime<Utc>) {
+        let (from, period) = (self.cards_now, self.period);
+        if from < at && at > period.start() && from < period.end() {
             self.peak = self.peak.max(self.usage.in_circulation());
         }
-        self.now = at;
+        self.cards_now = at.max(from);
     }
 
     /// What there was between two moments of one day.

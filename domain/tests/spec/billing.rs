@@ -304,6 +304,43 @@ fn an_expiry_recorded_late_happens_after_what_was_recorded_before_it() {
     owes(period(10, 15), history, &lines);
 }
 
+/// A downgrade due as day 10 begins, and a card issued after that; recorded in the other order.
+fn downgraded_behind_a_card(issued_at: DateTime<Utc>) -> [Event; 3] {
+    let (from, to) = (plan("enterprise").key, plan("free"));
+    let due = SubscriptionEvent::PlanDowngraded {
+        from,
+        to,
+        attribution: Attribution::default(),
+        at: at(10, 0),
+    };
+    [
+        started("enterprise", at(1, 0)).into(),
+        issued(issued_at),
+        due.into(),
+    ]
+}
+
+#[test]
+fn a_downgrade_is_of_the_moment_it_was_due_though_a_card_is_recorded_before_it() {
+    let a_moment_later = at(10, 0) + TimeDelta::milliseconds(5);
+    for issued_at in [a_moment_later, at(12, 7)] {
+        let lines = [
+            ("plan_days", "free", 22),
+            ("plan_days", "enterprise", 9),
+            ("cards_issued", "", 1),
+            ("peak_in_circulation", "", 1),
+        ];
+        owes(january(), downgraded_behind_a_card(issued_at), &lines);
+    }
+}
+
+#[test]
+fn what_was_due_within_the_period_is_heard_of_after_it() {
+    let history = downgraded_behind_a_card(at(20, 0));
+    let lines = [("plan_days", "free", 6), ("plan_days", "enterprise", 4)];
+    owes(period(6, 16), history, &lines);
+}
+
 #[test]
 fn what_billing_does_not_hear_of_does_not_move_its_time() {
     let used = CardEvent::CardActivated { at: at(3, 0) };

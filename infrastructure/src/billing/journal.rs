@@ -4,7 +4,8 @@
 //! file is its own checkpoint. Bills are made when they are asked for. What was kept under a type
 //! that a later program understands counts then.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod keep;
+
 use std::fs::{File, TryLockError};
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use domain::billing::accountant::{Account, Accountant, Entry};
 use domain::ids::{Position, TenantId};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqlitePool};
 
 use crate::database::{Database, begin, newest};
 
@@ -24,10 +25,6 @@ static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite/billing");
 
 /// How many messages are read at a time.
 const PAGE_MESSAGES: usize = 1_000;
-/// How many rejected messages are remembered.
-const REJECTED_MAX: i64 = 1_000;
-/// How many characters of a rejected message's id are remembered: it may be anything.
-const REJECTED_ID_CHARS: usize = 200;
 
 /// The file, open for writing by this process alone.
 pub struct Journal {
@@ -144,41 +141,12 @@ impl Journal {
     ) -> Result<Kept, sqlx::Error> {
         let mut writer = self.database.writer().await?;
         let mut transaction = begin(&mut writer).await?;
-        let mut kept = Kept {
-            rejected: rejected.len() as u64,
-            ..Kept::default()
+        let mut kept = match messages.is_empty() {
+            true => Kept::default(),
+            false => keep::receive(&mut transaction, messages).await?,
         };
-        if !messages.is_empty() {
-            let newest = newest_of(&mut transaction, messages).await?;
-            let mut insert = insert(messages);
-            let new: Vec<(String, i64)> =
-                insert.build_query_as().fetch_all(&mut *transaction).await?;
-            kept.new = new.len() as u64;
-            kept.late = late(messages, newest, new);
-            kept.repeated = messages.len() as u64 - kept.new;
-            // One that was sent again whole is put aside no longer.
-            sqlx::query(
-                "delete from rejected where message_id in (
-                    select message_id from rejected join received
-                    on message_id = tenant || '/' || sequence)",
-            )
-            .execute(&mut *transaction)
-            .await?;
-        }
-        for one in rejected {
-            let id: String = one.message_id.chars().take(REJECTED_ID_CHARS).collect();
-            sqlx::query(
-                "insert into rejected (message_id, reason, at)
-                 select $1, $2, $3 where (select count(*) from rejected) < $4
-                 on conflict (message_id) do nothing",
-            )
-            .bind(id)
-            .bind(&one.reason)
-            .bind(now.timestamp_micros())
-            .bind(REJECTED_MAX)
-            .execute(&mut *transaction)
-            .await?;
-        }
+        keep::put_aside(&mut transaction, rejected, now).await?;
+        kept.rejected = rejected.len() as u64;
         transaction.commit().await?;
         Ok(kept)
     }
@@ -304,57 +272,6 @@ impl Books {
             })
             .collect()
     }
-}
-
-fn insert(messages: &[Message]) -> QueryBuilder<'_, Sqlite> {
-    let columns = "insert into received (tenant, sequence, name, at, data) ";
-    let mut insert = QueryBuilder::new(columns);
-    insert.push_values(messages, |mut row, message| {
-        row.push_bind(message.tenant.to_string())
-            .push_bind(message.sequence.cast_signed())
-            .push_bind(&message.name)
-            .push_bind(message.at.timestamp_micros())
-            .push_bind(&message.data);
-    });
-    insert.push(" on conflict (tenant, sequence) do nothing returning tenant, sequence");
-    insert
-}
-
-/// The newest message of each tenant in `messages` that is kept already.
-async fn newest_of(
-    transaction: &mut SqliteConnection,
-    messages: &[Message],
-) -> Result<BTreeMap<TenantId, Position>, sqlx::Error> {
-    let tenants: BTreeSet<TenantId> = messages.iter().map(|message| message.tenant).collect();
-    let mut newest = BTreeMap::new();
-    for tenant in tenants {
-        let last: Option<i64> =
-            sqlx::query_scalar("select max(sequence) from received where tenant = $1")
-                .bind(tenant.to_string())
-                .fetch_one(&mut *transaction)
-                .await?;
-        newest.insert(tenant, last.unwrap_or(0).cast_unsigned());
-    }
-    Ok(newest)
-}
-
-/// How many of the new messages came after one that is behind them in the ledger.
-fn late(
-    messages: &[Message],
-    mut newest: BTreeMap<TenantId, Position>,
-    new: Vec<(String, i64)>,
-) -> u64 {
-    let mut new: BTreeSet<(String, i64)> = new.into_iter().collect();
-    let mut late = 0;
-    for message in messages {
-        // Within a batch too, a message is new once.
-        if new.remove(&(message.tenant.to_string(), message.sequence.cast_signed())) {
-            let newest = newest.entry(message.tenant).or_default();
-            late += u64::from(message.sequence < *newest);
-            *newest = message.sequence.max(*newest);
-        }
-    }
-    late
 }
 
 /// `None` if the row holds what nobody has written.

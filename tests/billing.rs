@@ -14,7 +14,7 @@ use crate::messages::{BROKER, published, publishing_to, virtual_host};
 use crate::support::billing_queue::{BillingQueue, DELIVERY_LIMIT, Published, message};
 use crate::support::chance::Chance;
 use crate::support::client::id;
-use crate::support::messages::settle;
+use crate::support::messages::{Reader, settle};
 use crate::support::rabbitmq::Broker;
 use crate::support::service::command;
 use crate::support::{Client, Service, eventually, now};
@@ -237,6 +237,23 @@ async fn a_biller_killed_in_the_middle_bills_nothing_twice() {
     assert_eq!(report.quantity(TENANT, "cards_issued"), (CARDS, true));
     let peak = report.quantity(TENANT, "peak_in_circulation");
     assert_eq!(peak, (CARDS, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_somebody_else_takes_from_is_not_billed() {
+    let url = virtual_host();
+    let queue = BillingQueue::declared(&url).await;
+    let other = Reader::at(&url, "digital-card.billing".to_owned()).await;
+    queue.publish(&heard_of(10)).await;
+    let biller = Biller::of(&url);
+    for arguments in [&[][..], &["--follow"]] {
+        let report = biller.report(arguments).in_doubt("has 1 other consumers");
+        assert_eq!(report.lines, "", "no bill is made of a part");
+    }
+    assert_eq!(biller.kept().await, 0);
+    drop(other);
+    let report = biller.report(&[]).done();
+    assert_eq!(report.quantity(TENANT, "cards_issued"), (10, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,4 +483,6 @@ async fn the_lines_are_also_text() {
          peak_in_circulation          2\n"
     );
     assert_eq!(report.lines, expected, "{}", report.notes);
+    let extent = format!("tenant {TENANT}: messages up to 3, of {today}T");
+    assert!(report.notes.contains(&extent), "{}", report.notes);
 }

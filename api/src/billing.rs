@@ -208,6 +208,7 @@ pub async fn from_received<W: Write>(
     for tenant in asked {
         let progress = progress(teller, format!("tenant {tenant}"));
         let account = received.account(tenant, invoice.period, &progress).await?;
+        tell_extent(tenant, &account, teller);
         tell_doubts(tenant, &account, teller);
         let its = format!("{tenant}/");
         let sure =
@@ -222,6 +223,16 @@ pub async fn from_received<W: Write>(
             rejected,
             dead,
         }),
+    }
+}
+
+/// So that a bill is not taken for complete whose messages end before its period does.
+fn tell_extent(tenant: TenantId, account: &Account, teller: &dyn Teller) {
+    if let Some(latest) = account.latest {
+        let (through, latest) = (account.through, latest.format("%Y-%m-%dT%H:%M:%SZ"));
+        teller.note(&format!(
+            "tenant {tenant}: messages up to {through}, of {latest}"
+        ));
     }
 }
 

@@ -73,7 +73,8 @@ pub enum Role {
     Tenants(Tenants),
     /// Take what the broker holds for billing, and print what each tenant owes for a period: plan
     /// days by price level, cards issued, the peak in circulation, add-on days. Days are UTC and
-    /// count from their start; the rules are in domain/src/billing.rs
+    /// count from their start; the rules are in domain/src/billing.rs. Nobody else may take from the
+    /// queue: of two billers each would bill too little
     BillingReport(BillingReport),
     /// Print the HTTP contract (OpenAPI 3.1)
     Openapi,

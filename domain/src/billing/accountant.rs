@@ -1,7 +1,9 @@
 //! A tenant's bill, made from what its published messages say.
 //!
 //! The accountant knows nothing of ledgers or subscriptions but what messages tell, as any biller
-//! would. What it was not told it cannot bill, so it says what is missing instead of guessing.
+//! would. What it was not told it cannot bill. It says so where that can be seen: when the beginning
+//! is missing, or something cannot have happened after what came before. A card whose message never
+//! came is not missed, because sequences have gaps for all that billing is not told of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,8 +93,10 @@ pub enum Doubt {
 pub struct Account {
     /// The bill.
     pub bill: Bill,
-    /// The place of the last message that it rests on; 0 if there is none.
+    /// The place of the last message that was seen; 0 if there is none.
     pub through: Position,
+    /// The latest moment that any message told of.
+    pub latest: Option<DateTime<Utc>>,
     /// Why it may be wrong: the first reasons.
     pub doubts: Vec<Doubt>,
     /// How many more reasons there are.
@@ -166,6 +170,8 @@ impl Accountant {
             self.doubt(Doubt::Missing(entry.sequence));
         }
         self.last = entry.sequence;
+        self.account.through = entry.sequence;
+        self.account.latest = self.account.latest.max(Some(entry.at));
         match &entry.fact {
             Fact::WithoutEffect => {}
             Fact::Unknown(name) => {
@@ -181,7 +187,6 @@ impl Accountant {
                 }
             }
         }
-        self.account.through = entry.sequence;
     }
 
     /// The bill, with what was in force last until the end of the period.

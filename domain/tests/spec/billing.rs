@@ -373,12 +373,16 @@ fn a_period_has_a_day_and_not_too_many() {
 
 /// A started tenant with three cards, as a biller hears of it.
 fn three_cards() -> Vec<Entry> {
-    heard(&[
+    heard(&three_events())
+}
+
+fn three_events() -> [Event; 4] {
+    [
         started("free", day(0)).into(),
         issued(day(1)),
         issued(day(2)),
         issued(day(3)),
-    ])
+    ]
 }
 
 #[test]
@@ -390,6 +394,20 @@ fn a_message_that_comes_twice_is_entered_once() {
         .cloned()
         .collect();
     assert_eq!(account(january(), &twice), account(january(), &once));
+}
+
+#[test]
+fn an_account_says_up_to_where_its_messages_go() {
+    let late = [CardEvent::CardExpired {
+        from: Status::Issued,
+        at: day(2),
+    }
+    .into()];
+    let ledger: Vec<Event> = three_events().into_iter().chain(late).collect();
+    let account = account(january(), &heard(&ledger));
+    assert_eq!((account.through, account.latest), (5, Some(day(3))));
+    let none = both_ways::account(january(), &[]);
+    assert_eq!((none.through, none.latest), (0, None));
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! The biller's queue at the broker, taken message by message into the journal.
 //!
+//! A queue has one biller: of two, each is given a part of the messages, and makes bills that are
+//! too short and do not show it. So another consumer is looked for before, at the beginning and at
+//! the end, and refused. What cannot be seen is who takes messages one by one, and for how long.
+//!
 //! Recovery by the client library is off: on any failure the connection is dropped, and whoever
 //! calls decides whether to take up a new one. Every step has a time limit. What is put in an
 //! error or a log never holds the address, which may have a password in it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use application::billing::message::Message;
 use application::messages::{BILLING_DEAD_LETTERS, BILLING_QUEUE};
@@ -16,7 +20,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Consumer, ErrorKind};
+use lapin::{Channel, Consumer, ErrorKind, Queue};
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Journal, Kept, Rejected};
@@ -33,6 +37,10 @@ const STEP_MAX: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: i64 = 20;
 /// Where the broker counts attempts that failed: given back, or held by a biller that broke.
 const ATTEMPTS: &str = "x-delivery-count";
+/// How long another consumer is waited for to go: it may be this biller's, killed a moment ago.
+const ALONE_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked for meanwhile.
+const ALONE_AGAIN: Duration = Duration::from_millis(200);
 /// How often a queue that has messages may give none before that is an error.
 const WITHHELD_MAX: u32 = 10;
 /// AMQP's code for what does not exist.
@@ -64,6 +72,12 @@ pub enum QueueError {
     /// There is no such queue.
     #[error("the broker has no queue {0}: the service declares it when it first connects")]
     NoQueue(&'static str),
+    /// Somebody else is given a part of the messages.
+    #[error(
+        "the queue {BILLING_QUEUE} has {0} other consumers: each is given a part of the messages, \
+         and bills too little; stop them (one whose machine was lost goes within a minute)"
+    )]
+    Shared(u32),
     /// The queue was deleted, or this biller was sent away.
     #[error("the broker has ended the delivery")]
     Cancelled,
@@ -82,6 +96,7 @@ impl QueueError {
             Self::TooSlow(_)
             | Self::Broker { .. }
             | Self::NoQueue(_)
+            | Self::Shared(_)
             | Self::Cancelled
             | Self::Withheld(_) => true,
             Self::Journal(_) => false,
@@ -112,7 +127,7 @@ pub async fn take(
         let connection = step("connecting", dialled).await?;
         let channel = step("opening a channel", connection.create_channel()).await?;
         take_all(&channel, journal, clock, until, kept).await?;
-        let dead = waiting(&channel, BILLING_DEAD_LETTERS).await?;
+        let dead = look(&channel, BILLING_DEAD_LETTERS).await?.message_count();
         // It also waits for the acknowledgements.
         step("closing", connection.close(200, "done".into())).await?;
         Ok(Some(dead))
@@ -131,10 +146,11 @@ async fn take_all(
     until: Until,
     kept: &mut (dyn FnMut(Kept) + Send),
 ) -> Result<(), QueueError> {
-    waiting(channel, BILLING_QUEUE).await?;
+    alone(channel).await?;
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
     step("bounding what is handed out", qos).await?;
     let mut batches = consume(channel).await?.ready_chunks(PREFETCH.into());
+    not_joined(channel).await?;
     let mut withheld = 0;
     loop {
         let batch = match until {
@@ -142,7 +158,7 @@ async fn take_all(
             Until::Idle(idle) => match tokio::time::timeout(idle, batches.next()).await {
                 Ok(batch) => batch,
                 // Silence alone is no proof: a connection may be dead.
-                Err(_) => match waiting(channel, BILLING_QUEUE).await? {
+                Err(_) => match not_joined(channel).await? {
                     0 => return Ok(()),
                     left if withheld == WITHHELD_MAX => return Err(QueueError::Withheld(left)),
                     _ => {
@@ -159,8 +175,29 @@ async fn take_all(
     }
 }
 
-/// How many messages wait in a queue to be handed out.
-async fn waiting(channel: &Channel, queue: &'static str) -> Result<u32, QueueError> {
+/// Looks until the queue has no consumer.
+async fn alone(channel: &Channel) -> Result<(), QueueError> {
+    let begun = Instant::now();
+    loop {
+        match look(channel, BILLING_QUEUE).await?.consumer_count() {
+            0 => return Ok(()),
+            others if begun.elapsed() >= ALONE_MAX => return Err(QueueError::Shared(others)),
+            _ => tokio::time::sleep(ALONE_AGAIN).await,
+        }
+    }
+}
+
+/// How many messages wait to be handed out, if this biller is the only consumer.
+async fn not_joined(channel: &Channel) -> Result<u32, QueueError> {
+    let queue = look(channel, BILLING_QUEUE).await?;
+    match queue.consumer_count() {
+        0 | 1 => Ok(queue.message_count()),
+        all => Err(QueueError::Shared(all - 1)),
+    }
+}
+
+/// A queue as it is: its messages that wait to be handed out, and its consumers.
+async fn look(channel: &Channel, queue: &'static str) -> Result<Queue, QueueError> {
     // Not made here: who publishes knows how it is to be.
     let passive = QueueDeclareOptions {
         passive: true,
@@ -168,11 +205,10 @@ async fn waiting(channel: &Channel, queue: &'static str) -> Result<u32, QueueErr
     };
     let asked = channel.queue_declare(queue.into(), passive, FieldTable::default());
     match step("looking for the queue", asked).await {
-        Ok(queue) => Ok(queue.message_count()),
         Err(QueueError::Broker { source, .. }) if is_not_found(&source) => {
             Err(QueueError::NoQueue(queue))
         }
-        Err(error) => Err(error),
+        looked => looked,
     }
 }
 
@@ -181,9 +217,10 @@ fn is_not_found(error: &lapin::Error) -> bool {
 }
 
 async fn consume(channel: &Channel) -> Result<Consumer, QueueError> {
-    // Acknowledged by hand, after the commit; other billers may help to empty the queue.
     let options = BasicConsumeOptions {
+        // Acknowledged by hand, after the commit.
         no_ack: false,
+        // A quorum queue knows no exclusive consumers.
         exclusive: false,
         ..BasicConsumeOptions::default()
     };

@@ -1,138 +1,21 @@
 //! The biller that comes with the service: it takes messages, keeps each once, and bills what the
 //! ledgers say.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command};
+use std::time::Instant;
 
 use chrono::Days;
 use serde_json::json;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection};
-use tempfile::TempDir;
 
 use crate::messages::{BROKER, published, publishing_to, virtual_host};
+use crate::support::biller::{Biller, Report, about_today, recount};
 use crate::support::billing_queue::{BillingQueue, DELIVERY_LIMIT, Published, message};
 use crate::support::chance::Chance;
 use crate::support::client::id;
 use crate::support::messages::{Reader, settle};
 use crate::support::rabbitmq::Broker;
 use crate::support::service::command;
-use crate::support::{Client, Service, eventually, now};
-
-/// A biller with a file of its own.
-pub struct Biller {
-    address: String,
-    directory: TempDir,
-}
-
-impl Biller {
-    /// Of the broker at this address.
-    pub fn of(address: &str) -> Self {
-        Self {
-            address: address.to_owned(),
-            directory: tempfile::tempdir().expect("a directory"),
-        }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.directory.path().join("billing.db")
-    }
-
-    /// `billing-report` about yesterday and today, as CSV.
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = about_today(&self.file(), arguments);
-        command
-            .env("AMQP_URL", &self.address)
-            .env("BILLING_IDLE_S", "0.3");
-        command
-    }
-
-    /// What it says, when it has ended.
-    pub fn report(&self, arguments: &[&str]) -> Report {
-        Report::of(self.command(arguments))
-    }
-
-    /// How many messages it has kept.
-    pub async fn kept(&self) -> usize {
-        let file = SqliteConnectOptions::new().filename(self.file());
-        let Ok(mut books) = file.read_only(true).connect().await else {
-            return 0;
-        };
-        let count = sqlx::query_scalar::<_, i64>("select count(*) from received");
-        let count = count.fetch_one(&mut books).await.unwrap_or(0);
-        books.close().await.expect("closed");
-        count.try_into().expect("a count")
-    }
-}
-
-fn about_today(file: &Path, arguments: &[&str]) -> Command {
-    let today = now().date_naive();
-    let (from, to) = (today - Days::new(1), today + Days::new(1));
-    let mut command = command();
-    command
-        .args(["billing-report", "--csv", "--from", &from.to_string()])
-        .args(["--to", &to.to_string(), "--file"])
-        .arg(file)
-        .args(arguments);
-    command
-}
-
-/// What a report said.
-pub struct Report {
-    done: bool,
-    /// On standard output.
-    pub lines: String,
-    /// On standard error.
-    pub notes: String,
-}
-
-impl Report {
-    fn of(mut command: Command) -> Self {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = command.output().expect("the binary starts");
-        Self {
-            done: status.success(),
-            lines: String::from_utf8(stdout).expect("UTF-8"),
-            notes: String::from_utf8(stderr).expect("UTF-8"),
-        }
-    }
-
-    /// The same, if nothing is in doubt.
-    #[track_caller]
-    pub fn done(self) -> Self {
-        assert!(self.done, "{}\n{}", self.lines, self.notes);
-        self
-    }
-
-    #[track_caller]
-    fn in_doubt(self, why: &str) -> Self {
-        assert!(!self.done, "{}\n{}", self.lines, self.notes);
-        assert!(self.notes.contains(why), "{}", self.notes);
-        self
-    }
-
-    /// How much of something a tenant is billed, and whether that is sure.
-    pub fn quantity(&self, tenant: &str, charge: &str) -> (usize, bool) {
-        let mut reader = csv::Reader::from_reader(self.lines.as_bytes());
-        let rows = reader.records().map(|row| row.expect("a row"));
-        let mut rows = rows.filter(|row| &row[0] == tenant && &row[3] == charge);
-        match rows.next() {
-            Some(row) => (row[6].parse().expect("a number"), &row[7] == "true"),
-            None => (0, true),
-        }
-    }
-}
-
-/// The same report, counted from the ledgers of a service that has stopped.
-pub fn recount(service: &Service) -> Report {
-    let nowhere = Path::new("/nowhere/billing.db");
-    let mut command = about_today(nowhere, &["--from-ledgers"]);
-    command.env("STORE", service.store().url());
-    Report::of(command).done()
-}
+use crate::support::{Client, DEADLINE, Service, eventually, now};
 
 /// A tenant to whom everything happens that is billed.
 async fn eventful(service: &Service, plan: &str) -> Client {
@@ -254,6 +137,31 @@ async fn a_queue_that_somebody_else_takes_from_is_not_billed() {
     drop(other);
     let report = biller.report(&[]).done();
     assert_eq!(report.quantity(TENANT, "cards_issued"), (10, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_ends_though_messages_go_on_coming() {
+    let url = virtual_host();
+    let queue = BillingQueue::declared(&url).await;
+    let messages = heard_of(20_000);
+    let (waiting, coming) = messages.split_at(300);
+    queue.publish(waiting).await;
+    let biller = Biller::of(&url);
+    let mut child = biller.command(&["--idle-s", "5"]).spawn().expect("starts");
+    let deadline = Instant::now() + DEADLINE;
+    let mut coming = coming.iter();
+    let ended = loop {
+        let next = coming
+            .next()
+            .expect("more than can be published until then");
+        queue.publish(std::slice::from_ref(next)).await;
+        if let Some(status) = child.try_wait().expect("it is known") {
+            break status.success();
+        }
+        assert!(Instant::now() < deadline, "it goes on");
+    };
+    assert!(ended);
+    assert!(biller.kept().await >= waiting.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

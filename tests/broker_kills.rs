@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::billing::{Biller, recount};
+use crate::support::biller::{Biller, recount};
 use crate::support::client::try_send;
 use crate::support::messages::{Reader, collect, settle};
 use crate::support::rabbitmq::Broker;

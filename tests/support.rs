@@ -1,5 +1,6 @@
 //! What every test needs: the running service, clients of it, and names nobody has used yet.
 
+pub mod biller;
 pub mod billing_queue;
 pub mod chance;
 pub mod client;

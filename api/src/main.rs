@@ -191,7 +191,7 @@ async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::R
             let stop = stop_on_signal()?;
             let dead = take(&line.config.broker, report, for_ever, &stop, &Terminal).await?;
             if stop.is_cancelled() && !for_ever {
-                anyhow::bail!("stopped before the queue was empty; what was taken is kept");
+                anyhow::bail!("stopped before all was taken that waited; what was taken is kept");
             }
             dead
         }

@@ -38,7 +38,8 @@ pub struct BillingReport {
     )]
     pub file: PathBuf,
 
-    /// Seconds without any message after which the queue is taken to be empty
+    /// Seconds without any message after which the queue is taken to be empty, if fewer come than
+    /// waited at the start
     #[arg(long = "idle-s", env = "BILLING_IDLE_S", value_name = "BILLING_IDLE_S", default_value = "3", value_parser = super::seconds)]
     pub idle: Duration,
 

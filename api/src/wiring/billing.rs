@@ -27,8 +27,7 @@ pub fn now() -> DateTime<Utc> {
     SystemClock.now()
 }
 
-/// Takes messages into the biller's file: until the queue is empty, or, `for_ever`, until told to
-/// stop. Answers how many messages are among the dead letters, if it has looked.
+/// Takes messages into the biller's file: those that wait, or, `for_ever`, until told to stop. Answers how many messages are among the dead letters, if it has looked.
 ///
 /// # Errors
 ///
@@ -58,7 +57,7 @@ pub async fn take(
             .await
             .map(|()| None),
         false => {
-            let until = Until::Idle(report.idle);
+            let until = Until::Taken(report.idle);
             billing::queue::take(&broker, &journal, &clock, until, stop, &mut count).await
         }
     };

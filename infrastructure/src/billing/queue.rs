@@ -49,8 +49,9 @@ const NOT_FOUND: u16 = 404;
 /// When to stop taking messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// When the queue is empty and has given nothing for so long.
-    Idle(Duration),
+    /// When as many messages are taken as waited at the start, whatever else comes meanwhile; or,
+    /// if there are fewer after all, when the queue is empty and has given nothing for so long.
+    Taken(Duration),
     /// When told to.
     Told,
 }
@@ -146,16 +147,16 @@ async fn take_all(
     until: Until,
     kept: &mut (dyn FnMut(Kept) + Send),
 ) -> Result<(), QueueError> {
-    alone(channel).await?;
+    let waiting = alone(channel).await?;
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
     step("bounding what is handed out", qos).await?;
     let mut batches = consume(channel).await?.ready_chunks(PREFETCH.into());
+    let (mut taken, mut withheld) = (0, 0);
     not_joined(channel).await?;
-    let mut withheld = 0;
-    loop {
+    while until == Until::Told || taken < waiting {
         let batch = match until {
             Until::Told => batches.next().await,
-            Until::Idle(idle) => match tokio::time::timeout(idle, batches.next()).await {
+            Until::Taken(idle) => match tokio::time::timeout(idle, batches.next()).await {
                 Ok(batch) => batch,
                 // Silence alone is no proof: a connection may be dead.
                 Err(_) => match not_joined(channel).await? {
@@ -171,16 +172,19 @@ async fn take_all(
         let batch: Result<Vec<_>, _> = batch.ok_or(QueueError::Cancelled)?.into_iter().collect();
         let batch = batch.map_err(of("taking messages"))?;
         kept(keep(journal, clock, &batch).await?);
+        taken += u32::try_from(batch.len()).unwrap_or(u32::MAX);
         withheld = 0;
     }
+    not_joined(channel).await.map(drop)
 }
 
-/// Looks until the queue has no consumer.
-async fn alone(channel: &Channel) -> Result<(), QueueError> {
+/// Looks until the queue has no consumer; how many messages wait in it then.
+async fn alone(channel: &Channel) -> Result<u32, QueueError> {
     let begun = Instant::now();
     loop {
-        match look(channel, BILLING_QUEUE).await?.consumer_count() {
-            0 => return Ok(()),
+        let queue = look(channel, BILLING_QUEUE).await?;
+        match queue.consumer_count() {
+            0 => return Ok(queue.message_count()),
             others if begun.elapsed() >= ALONE_MAX => return Err(QueueError::Shared(others)),
             _ => tokio::time::sleep(ALONE_AGAIN).await,
         }

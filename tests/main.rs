@@ -47,6 +47,7 @@ mod thresholds;
 mod usage_audits;
 
 mod billing;
+mod broker;
 mod broker_down;
 mod broker_kills;
 mod messages;

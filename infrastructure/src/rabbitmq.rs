@@ -9,7 +9,7 @@
 //! and goes on without a gap on one channel. So whatever fails, and on however many nodes, a tenant's
 //! messages come for the first time in ledger order, and may come again. One exception, of a queue's
 //! owner's own making: a queue with a maximum length that rejects may have refused a message before
-//! one that it took.
+//! one that it took. Whoever's messages it refuses waits and tries again; the others are published.
 //!
 //! No more messages wait for confirms than 16 tenants' batches of 512.
 

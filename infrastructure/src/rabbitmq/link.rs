@@ -71,6 +71,14 @@ struct Broken {
     why: Arc<OnceLock<String>>,
 }
 
+/// Why a batch is not published, or not as a whole.
+enum Unpublished {
+    /// Some queue does not take some of it. The connection is as good as before.
+    Refused(String),
+    /// The connection is of no use any more.
+    Broken(String),
+}
+
 /// Messages to publish one after the other.
 struct Batch {
     messages: Vec<Outgoing>,
@@ -112,9 +120,15 @@ impl Link {
                 counter!("broker_messages_published_total").increment(count);
                 Ok(())
             }
-            Err(why) => {
+            Err(unpublished) => {
                 counter!("broker_batches_repeated_total").increment(1);
-                line.broken.say(&why);
+                let why = match unpublished {
+                    Unpublished::Refused(why) => why,
+                    Unpublished::Broken(why) => {
+                        line.broken.say(&why);
+                        why
+                    }
+                };
                 Err(Unavailable::because(WHAT, why))
             }
         }
@@ -166,7 +180,8 @@ impl Link {
         }
     }
 
-    async fn publish_on(&self, line: &Line, messages: Vec<Outgoing>) -> Result<(), String> {
+    async fn publish_on(&self, line: &Line, messages: Vec<Outgoing>) -> Result<(), Unpublished> {
+        let (all, mut refused) = (messages.len(), 0_usize);
         let (sent, confirms) = oneshot::channel();
         let batch = Batch { messages, sent };
         let sent = async {
@@ -174,19 +189,26 @@ impl Link {
             line.queue.send(batch).await.ok()?;
             confirms.await.ok()
         };
+        let broken = |why: &str| Unpublished::Broken(why.to_owned());
         let confirms = self.patiently(line, sent).await?;
-        for confirm in confirms.ok_or("the connection was lost")? {
+        // All of them, so that nothing is on its way any more when it is published again.
+        for confirm in confirms.ok_or_else(|| broken("the connection was lost"))? {
             match self.patiently(line, confirm).await? {
                 Ok(Confirmation::Ack(None)) => {}
                 // Which confirm it comes with says nothing when many are on their way; what came
                 // back says itself what it is.
                 Ok(Confirmation::Ack(Some(returned))) => count_unroutable(&returned.properties),
-                Ok(Confirmation::Nack(_)) => return Err("it refused a message".to_owned()),
-                Ok(Confirmation::NotRequested) => return Err("it confirms nothing".to_owned()),
-                Err(error) => return Err(error.to_string()),
+                Ok(Confirmation::Nack(_)) => refused += 1,
+                Ok(Confirmation::NotRequested) => return Err(broken("it confirms nothing")),
+                Err(error) => return Err(broken(&error.to_string())),
             }
         }
-        Ok(())
+        match refused {
+            0 => Ok(()),
+            refused => Err(Unpublished::Refused(format!(
+                "it refused {refused} of {all} messages: a queue that they go to takes no more"
+            ))),
+        }
     }
 
     /// Waits for the broker: for long if it has said that it takes nothing, else not.
@@ -194,7 +216,7 @@ impl Link {
         &self,
         line: &Line,
         work: impl Future<Output = T> + Send,
-    ) -> Result<T, String> {
+    ) -> Result<T, Unpublished> {
         tokio::pin!(work);
         let stopped = async {
             self.stopping.cancelled().await;
@@ -206,12 +228,17 @@ impl Link {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = line.broken.token.cancelled() => return Err(line.broken.why()),
-                () = &mut stopped => return Err("this process is stopping".to_owned()),
+                () = line.broken.token.cancelled() => {
+                    return Err(Unpublished::Broken(line.broken.why()));
+                }
+                () = &mut stopped => {
+                    return Err(Unpublished::Broken("this process is stopping".to_owned()));
+                }
                 // A dead connection is told by its heartbeats also then.
                 () = late => if self.blocked.borrow().is_none() {
                     let seconds = CONFIRM_MAX.as_secs();
-                    return Err(format!("it confirmed nothing for {seconds} s"));
+                    let why = format!("it confirmed nothing for {seconds} s");
+                    return Err(Unpublished::Broken(why));
                 },
             }
         }

@@ -21,13 +21,16 @@ use domain::billing::Period;
 use domain::ids::TenantId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, registry};
 
 /// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
 const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";
-/// What is not logged whatever `RUST_LOG` says: the broker's library shows every message that comes
-/// back, and at its finest the login. What it has to say the publisher says.
-const LOG_NEVER: [&str; 3] = ["lapin=off", "amq_protocol=off", "async_rs=off"];
+/// Whose words are not logged whatever `RUST_LOG` says: the broker's library shows every message
+/// that comes back, and at its finest the login. What it has to say the publisher says.
+const LOG_NEVER: [&str; 3] = ["lapin", "amq_protocol", "async_rs"];
 
 fn main() -> ExitCode {
     let line = match CommandLine::read(std::env::args_os()) {
@@ -282,17 +285,17 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    let never = LOG_NEVER.iter().filter_map(|target| target.parse().ok());
-    let filter = never.fold(filter, EnvFilter::add_directive);
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // Beside that filter, not in it: there the longest target wins, `lapin::io_loop=trace` say.
+    let may = filter_fn(|it| !LOG_NEVER.iter().any(|name| it.target().starts_with(name)));
+    let filtered = registry().with(filter).with(may);
+    let log = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         // They would be told on standard error too, and panic where that has lost its reader.
         .log_internal_errors(false);
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => filtered.with(log).init(),
+        LogFormat::Json => filtered.with(log.json().flatten_event(true)).init(),
     }
 }
 

@@ -197,6 +197,49 @@ async fn a_message_that_cannot_be_read_ends_among_the_dead_letters_and_the_rest_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_rejected_of_others_is_not_held_against_a_tenant_and_can_be_forgotten() {
+    let url = virtual_host();
+    let queue = BillingQueue::declared(&url).await;
+    let mut messages = heard_of(3);
+    let others = [
+        format!("{}/7", TENANT.replace("beef", "cafe")),
+        "nobody/1".to_owned(),
+    ];
+    let broken = others.each_ref().map(|id| Published {
+        name: "card.issued.v1".to_owned(),
+        id: id.clone(),
+        body: "{}".to_owned(),
+    });
+    messages.extend(broken);
+    queue.publish(&messages).await;
+    let biller = Biller::of(&url);
+    let told = |id: &str| format!("message {id:?} was rejected");
+    let report = biller.report(&[]).in_doubt("rejected messages: 2");
+    let report = report
+        .in_doubt(&told(&others[0]))
+        .in_doubt(&told("nobody/1"));
+    assert_eq!(report.quantity(TENANT, "cards_issued"), (3, true));
+    let of_one = biller.report(&["--tenant", TENANT]).done();
+    assert!(of_one.notes.contains(&told("nobody/1")), "{}", of_one.notes);
+    assert!(
+        !of_one.notes.contains(&told(&others[0])),
+        "{}",
+        of_one.notes
+    );
+    eventually("they are dead letters", || async {
+        let report = biller.report(&["--tenant", TENANT]).done();
+        report.notes.contains("holds 2 messages").then_some(())
+    })
+    .await;
+    assert_eq!(queue.dead_letters().await, others);
+    biller.report(&[]).in_doubt("rejected messages: 2");
+    let report = biller.report(&["--forget-rejected"]).done();
+    let forgotten = format!("forgotten: {}", told("nobody/1"));
+    assert!(report.notes.contains(&forgotten), "{}", report.notes);
+    biller.report(&[]).done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_breaks_its_consumer_too_often_ends_among_the_dead_letters() {
     let url = virtual_host();
     let queue = BillingQueue::declared(&url).await;

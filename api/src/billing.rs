@@ -194,9 +194,15 @@ pub async fn from_received<W: Write>(
         Some(id) => vec![id],
         None => known,
     };
-    let rejected = received.rejected().await?;
-    for (id, reason) in &rejected {
-        teller.note(&format!("message {id:?} was rejected: {reason}"));
+    let mut rejected = received.rejected().await?;
+    let mut dead_of_concern = dead;
+    if let Some(tenant) = tenant {
+        // A dead letter that is none of the rejected messages may be this tenant's.
+        dead_of_concern = dead.saturating_sub(u32::try_from(rejected.len()).unwrap_or(u32::MAX));
+        rejected.retain(|one| one.tenant().is_none_or(|its| its == tenant));
+    }
+    for one in &rejected {
+        teller.note(&one.to_string());
     }
     if dead > 0 {
         teller.note(&format!(
@@ -204,19 +210,20 @@ pub async fn from_received<W: Write>(
              republished, they count; then empty it"
         ));
     }
+    // What names no tenant concerns the whole report, and no single tenant's.
+    rejected.retain(|one| tenant.is_none() || one.tenant().is_some());
     let mut tenants = 0;
     for tenant in asked {
         let progress = progress(teller, format!("tenant {tenant}"));
         let account = received.account(tenant, invoice.period, &progress).await?;
         tell_extent(tenant, &account, teller);
         tell_doubts(tenant, &account, teller);
-        let its = format!("{tenant}/");
-        let sure =
-            account.doubts.is_empty() && !rejected.iter().any(|(id, _)| id.starts_with(&its));
+        let rejected = rejected.iter().any(|one| one.tenant() == Some(tenant));
+        let sure = account.doubts.is_empty() && !rejected;
         tenants += usize::from(!sure);
         invoice.tenant(tenant, &account.bill, sure)?;
     }
-    match (tenants, rejected.len(), dead) {
+    match (tenants, rejected.len(), dead_of_concern) {
         (0, 0, 0) => Ok(()),
         (tenants, rejected, dead) => Err(Failed::Doubtful {
             tenants,

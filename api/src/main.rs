@@ -13,7 +13,7 @@ use api::config::{
 use api::crowd::Crowd;
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
-use api::wiring::billing::{Received, now, take};
+use api::wiring::billing::{Received, forget_rejected, now, take};
 use api::wiring::{Service, broker};
 use api::{Api, archive, asyncapi, billing, demo, docs, files, first_minutes, server, verify};
 use application::error::causes;
@@ -186,6 +186,9 @@ async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::R
     let period = report.period().map_err(anyhow::Error::msg)?;
     if let Some(period) = period {
         billing::require_begun(period, now())?;
+    }
+    if report.forget_rejected {
+        forget_rejected(&report.file, &Terminal).await?;
     }
     let source = report.source();
     let dead = match source {

@@ -3,6 +3,7 @@
 //! Asked by whoever has the machine, not by a key, so no role is required.
 
 pub mod message;
+pub mod rejected;
 
 use domain::billing::recount::Recount;
 use domain::billing::{Bill, Period};

@@ -51,6 +51,11 @@ pub struct BillingReport {
     #[arg(long, conflicts_with = "from_ledgers")]
     report_only: bool,
 
+    /// First forget the messages that were rejected until now, which make every report end with an
+    /// error: for when somebody has seen to them. The dead-letter queue is emptied at the broker
+    #[arg(long, conflicts_with = "from_ledgers")]
+    pub forget_rejected: bool,
+
     /// Count again from the ledgers in STORE instead: what an auditor compares a bill with
     #[arg(long)]
     from_ledgers: bool,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use application::billing::rejected::Rejected;
 use application::ports::{Clock, Unavailable};
 use chrono::{DateTime, Utc};
 use domain::billing::Period;
@@ -79,6 +80,23 @@ fn said(all: Kept) -> String {
     format!("messages: new: {new} (late: {late}), repeated: {repeated}, rejected: {rejected}")
 }
 
+/// Forgets the messages that could not be read, and says which they were.
+///
+/// # Errors
+///
+/// The biller's file cannot be written, or is in use.
+pub async fn forget_rejected(file: &Path, teller: &dyn Teller) -> Result<(), Unavailable> {
+    let journal = Journal::open(file).await;
+    let journal = journal.map_err(|error| Unavailable::because(THE_FILE, error))?;
+    let forgotten = journal.forget_rejected().await;
+    let forgotten = forgotten.map_err(|error| Unavailable::because(THE_FILE, error))?;
+    for one in forgotten {
+        teller.note(&format!("forgotten: {one}"));
+    }
+    let closed = journal.close().await;
+    closed.map_err(|error| Unavailable::because(THE_FILE, error))
+}
+
 /// What has been received.
 pub struct Received(Books);
 
@@ -120,15 +138,13 @@ impl Received {
         account.map_err(|error| Unavailable::because(THE_FILE, error))
     }
 
-    /// The id of each message that could not be read, and why.
+    /// The messages that could not be read.
     ///
     /// # Errors
     ///
     /// The file cannot be read.
-    pub async fn rejected(&self) -> Result<Vec<(String, String)>, Unavailable> {
+    pub async fn rejected(&self) -> Result<Vec<Rejected>, Unavailable> {
         let rejected = self.0.rejected().await;
-        let rejected = rejected.map_err(|error| Unavailable::because(THE_FILE, error))?;
-        let pairs = rejected.into_iter();
-        Ok(pairs.map(|one| (one.message_id, one.reason)).collect())
+        rejected.map_err(|error| Unavailable::because(THE_FILE, error))
     }
 }

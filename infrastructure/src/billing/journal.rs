@@ -11,6 +11,7 @@ use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use application::billing::message::{self, Message};
+use application::billing::rejected::{ClaimedId, Rejected};
 use chrono::{DateTime, Utc};
 use domain::billing::Period;
 use domain::billing::accountant::{Account, Accountant, Entry};
@@ -96,15 +97,6 @@ impl AddAssign for Kept {
     }
 }
 
-/// A message that was put aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Its id, as far as it had one.
-    pub message_id: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
 impl Journal {
     /// Opens the file, making it if it is not there.
     ///
@@ -149,6 +141,21 @@ impl Journal {
         kept.rejected = rejected.len() as u64;
         transaction.commit().await?;
         Ok(kept)
+    }
+
+    /// Forgets the messages that were put aside; which they were.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says; none is forgotten then.
+    pub async fn forget_rejected(&self) -> Result<Vec<Rejected>, sqlx::Error> {
+        let mut writer = self.database.writer().await?;
+        let mut transaction = begin(&mut writer).await?;
+        let forgotten = sqlx::query("delete from rejected returning message_id, reason")
+            .fetch_all(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        forgotten.iter().map(rejected).collect()
     }
 
     /// What has been kept.
@@ -263,15 +270,15 @@ impl Books {
         let rows = sqlx::query("select message_id, reason from rejected order by at, message_id")
             .fetch_all(&self.readers)
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Rejected {
-                    message_id: row.try_get(0)?,
-                    reason: row.try_get(1)?,
-                })
-            })
-            .collect()
+        rows.iter().map(rejected).collect()
     }
+}
+
+fn rejected(row: &SqliteRow) -> Result<Rejected, sqlx::Error> {
+    Ok(Rejected {
+        id: ClaimedId::of(row.try_get(0)?),
+        reason: row.try_get(1)?,
+    })
 }
 
 /// `None` if the row holds what nobody has written.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use application::billing::message::Message;
+use application::billing::rejected::{ClaimedId, Rejected};
 use application::messages::{BILLING_DEAD_LETTERS, BILLING_QUEUE};
 use application::ports::Clock;
 use futures::StreamExt;
@@ -23,7 +24,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer, ErrorKind, Queue};
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{Journal, Kept, Rejected};
+use super::journal::{Journal, Kept};
 use crate::rabbitmq::address::Address;
 use crate::rabbitmq::dial::{HangUp, dial};
 
@@ -253,8 +254,7 @@ async fn keep(
                 messages.push(message);
             }
             Err(rejection) => {
-                let Rejected { message_id, reason } = &rejection;
-                tracing::warn!(message_id, reason, "rejected: see the dead-letter queue");
+                tracing::warn!("{rejection}; see the dead-letter queue");
                 rejected.push(rejection);
                 refused.push(delivery);
             }
@@ -277,16 +277,16 @@ async fn keep(
 
 fn read(delivery: &Delivery) -> Result<Message, Rejected> {
     let id = delivery.properties.message_id().as_ref();
+    let id = id.map(ShortString::as_str);
     let rejected = |reason| Rejected {
-        message_id: id.map_or("without an id", ShortString::as_str).to_owned(),
+        id: id.and_then(ClaimedId::of),
         reason,
     };
     let attempts = attempts(delivery);
     if attempts >= ATTEMPTS_MAX {
         return Err(rejected(format!("handed out {attempts} times in vain")));
     }
-    Message::parse(id.map(ShortString::as_str), &delivery.data)
-        .map_err(|error| rejected(error.to_string()))
+    Message::parse(id, &delivery.data).map_err(|error| rejected(error.to_string()))
 }
 
 /// How often it was handed out in vain.

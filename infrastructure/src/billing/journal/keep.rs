@@ -6,16 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use application::billing::message::Message;
+use application::billing::rejected::{ClaimedId, Rejected};
 use chrono::{DateTime, Utc};
 use domain::ids::{Position, TenantId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::{Kept, Rejected};
+use super::Kept;
 
 /// How many rejected messages are remembered.
 const REJECTED_MAX: i64 = 1_000;
-/// How many characters of a rejected message's id are remembered: it may be anything.
-const REJECTED_ID_CHARS: usize = 200;
 
 /// Keeps those messages that are new; of these, none counts as rejected any longer. There must be
 /// at least one.
@@ -36,14 +35,14 @@ pub async fn receive(
     })
 }
 
-/// Remembers what was put aside.
+/// Remembers what was put aside; all that has no id, as one.
 pub async fn put_aside(
     transaction: &mut SqliteConnection,
     rejected: &[Rejected],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     for one in rejected {
-        let id: String = one.message_id.chars().take(REJECTED_ID_CHARS).collect();
+        let id = one.id.as_ref().map_or("", ClaimedId::as_str);
         sqlx::query(
             "insert into rejected (message_id, reason, at)
              select $1, $2, $3 where (select count(*) from rejected) < $4

@@ -4,7 +4,7 @@
 use std::process::{Child, Command};
 use std::time::Instant;
 
-use chrono::Days;
+use chrono::{Days, TimeDelta};
 use serde_json::json;
 
 use crate::messages::{BROKER, published, publishing_to, virtual_host};
@@ -237,6 +237,34 @@ async fn what_was_rejected_of_others_is_not_held_against_a_tenant_and_can_be_for
     let forgotten = format!("forgotten: {}", told("nobody/1"));
     assert!(report.notes.contains(&forgotten), "{}", report.notes);
     biller.report(&[]).done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_and_says_something_else_is_a_doubt() {
+    let url = virtual_host();
+    let queue = BillingQueue::declared(&url).await;
+    let (time, name) = (now().to_rfc3339(), "card.issued.v1");
+    let mut messages = heard_of(1);
+    messages.push(message(TENANT, 3, name, &time, &json!({})));
+    queue.publish(&messages).await;
+    // The same to a bill: a newer publisher says more about it.
+    let more = json!({ "more": true });
+    queue
+        .publish(&[message(TENANT, 3, name, &time, &more)])
+        .await;
+    let biller = Biller::of(&url);
+    let report = biller.report(&[]).done();
+    let counted = "repeated: 1 (saying something else: 0)";
+    assert!(report.notes.contains(counted), "{}", report.notes);
+
+    let earlier = (now() - TimeDelta::hours(1)).to_rfc3339();
+    queue
+        .publish(&[message(TENANT, 3, name, &earlier, &json!({}))])
+        .await;
+    let told = "message 3 came again and said something else";
+    let report = biller.report(&[]).in_doubt(told);
+    assert_eq!(report.quantity(TENANT, "cards_issued"), (2, false));
+    biller.report(&["--report-only"]).in_doubt(told);
 }
 
 #[tokio::test(flavor = "multi_thread")]

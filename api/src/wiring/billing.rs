@@ -75,9 +75,13 @@ fn said(all: Kept) -> String {
         new,
         late,
         repeated,
+        contradicted,
         rejected,
     } = all;
-    format!("messages: new: {new} (late: {late}), repeated: {repeated}, rejected: {rejected}")
+    format!(
+        "messages: new: {new} (late: {late}), repeated: {repeated} (saying something else: \
+         {contradicted}), rejected: {rejected}"
+    )
 }
 
 /// Forgets the messages that could not be read, and says which they were.

@@ -83,6 +83,11 @@ pub enum Doubt {
         /// The type.
         name: String,
     },
+    /// It came more than once, and not always said the same.
+    #[error(
+        "message {0} came again and said something else: is the ledger an older copy, restored?"
+    )]
+    Contradicted(Position),
     /// It cannot have happened after what came before it.
     #[error("message {0} does not fit what came before it")]
     Impossible(Position),
@@ -186,6 +191,14 @@ impl Accountant {
                     self.doubt(Doubt::Impossible(entry.sequence));
                 }
             }
+        }
+    }
+
+    /// Notes why the bill may be wrong.
+    pub fn doubt(&mut self, doubt: Doubt) {
+        match self.account.doubts.len() < DOUBTS_KEPT {
+            true => self.account.doubts.push(doubt),
+            false => self.account.doubts_more += 1,
         }
     }
 
@@ -325,12 +338,5 @@ impl Accountant {
         let fits = self.in_circulation > 0 || !was;
         self.in_circulation = (self.in_circulation + u64::from(came)).saturating_sub(was.into());
         fits
-    }
-
-    fn doubt(&mut self, doubt: Doubt) {
-        match self.account.doubts.len() < DOUBTS_KEPT {
-            true => self.account.doubts.push(doubt),
-            false => self.account.doubts_more += 1,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The biller's file: each message once, in its tenant's order, as it was said.
 //!
 //! The key of a message (tenant and sequence) is the table's, so a repetition changes nothing: the
-//! file is its own checkpoint. Bills are made when they are asked for. What was kept under a type
+//! file is its own checkpoint. A repetition that says something else is remembered as a doubt. Bills are made when they are asked for. What was kept under a type
 //! that a later program understands counts then.
 
 mod keep;
@@ -14,7 +14,7 @@ use application::billing::message::{self, Message};
 use application::billing::rejected::{ClaimedId, Rejected};
 use chrono::{DateTime, Utc};
 use domain::billing::Period;
-use domain::billing::accountant::{Account, Accountant, Entry};
+use domain::billing::accountant::{Account, Accountant, Doubt, Entry};
 use domain::ids::{Position, TenantId};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteRow;
@@ -77,6 +77,8 @@ pub struct Kept {
     pub late: u64,
     /// They were kept before.
     pub repeated: u64,
+    /// Of those: they say something else than what was kept.
+    pub contradicted: u64,
     /// They are put aside.
     pub rejected: u64,
 }
@@ -93,6 +95,7 @@ impl AddAssign for Kept {
         self.new += more.new;
         self.late += more.late;
         self.repeated += more.repeated;
+        self.contradicted += more.contradicted;
         self.rejected += more.rejected;
     }
 }
@@ -229,6 +232,9 @@ impl Books {
         progress: &(dyn Fn(Position) + Sync),
     ) -> Result<Account, JournalError> {
         let mut accountant = Accountant::new(period);
+        for sequence in self.contradicted(tenant, period).await? {
+            accountant.doubt(Doubt::Contradicted(sequence));
+        }
         let mut after = 0;
         loop {
             let entries = self.entries(tenant, after).await?;
@@ -241,6 +247,24 @@ impl Books {
                 return Ok(accountant.close());
             }
         }
+    }
+
+    /// The first messages that came again and said something else, as far as a period is concerned.
+    async fn contradicted(
+        &self,
+        tenant: TenantId,
+        period: Period,
+    ) -> Result<Vec<Position>, sqlx::Error> {
+        let sequences: Vec<i64> = sqlx::query_scalar(
+            "select sequence from contradicted
+             where tenant = $1 and at < $2 order by sequence limit $3",
+        )
+        .bind(tenant.to_string())
+        .bind(period.end().timestamp_micros())
+        .bind(i64::try_from(PAGE_MESSAGES).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(sequences.into_iter().map(i64::cast_unsigned).collect())
     }
 
     async fn entries(&self, tenant: TenantId, after: Position) -> Result<Vec<Entry>, JournalError> {

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use application::billing::message::Message;
+use application::billing::message::{Message, fact};
 use application::billing::rejected::{ClaimedId, Rejected};
 use chrono::{DateTime, Utc};
 use domain::ids::{Position, TenantId};
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::Kept;
 
@@ -26,11 +26,16 @@ pub async fn receive(
     let mut insert = insert(messages);
     let new: Vec<(String, i64)> = insert.build_query_as().fetch_all(&mut *transaction).await?;
     no_longer_rejected(transaction, messages).await?;
-    let kept = new.len() as u64;
+    let repeated = messages.len() - new.len();
+    let contradicted = match repeated {
+        0 => 0,
+        _ => contradict(transaction, messages).await?,
+    };
     Ok(Kept {
-        new: kept,
+        new: new.len() as u64,
         late: late(messages, newest, new),
-        repeated: messages.len() as u64 - kept,
+        repeated: repeated as u64,
+        contradicted,
         rejected: 0,
     })
 }
@@ -122,4 +127,78 @@ fn late(
         }
     }
     late
+}
+
+/// How many of the messages say something else than what is kept under their key, which stays;
+/// remembers which.
+async fn contradict(
+    transaction: &mut SqliteConnection,
+    messages: &[Message],
+) -> Result<u64, sqlx::Error> {
+    let kept = kept(transaction, messages).await?;
+    let mut count = 0;
+    for message in messages {
+        let key = (message.tenant.to_string(), message.sequence.cast_signed());
+        let Some(kept) = kept.get(&key) else { continue };
+        if kept.says_the_same(message) {
+            continue;
+        }
+        count += 1;
+        sqlx::query(
+            "insert into contradicted (tenant, sequence, at) values ($1, $2, $3)
+             on conflict (tenant, sequence) do nothing",
+        )
+        .bind(key.0)
+        .bind(key.1)
+        .bind(kept.at.min(message.at.timestamp_micros()))
+        .execute(&mut *transaction)
+        .await?;
+    }
+    Ok(count)
+}
+
+/// What a kept message says.
+struct Said {
+    name: String,
+    at: i64,
+    data: String,
+}
+
+impl Said {
+    /// Whether another says the same to a bill: content that means nothing to it may be added.
+    fn says_the_same(&self, other: &Message) -> bool {
+        let same_data = || match (fact(&self.name, &self.data), fact(&other.name, &other.data)) {
+            (Ok(this), Ok(other)) => this == other,
+            (Err(_), _) | (_, Err(_)) => false,
+        };
+        self.name == other.name
+            && self.at == other.at.timestamp_micros()
+            && (self.data == other.data || same_data())
+    }
+}
+
+/// What is kept under the keys of these messages.
+async fn kept(
+    transaction: &mut SqliteConnection,
+    messages: &[Message],
+) -> Result<BTreeMap<(String, i64), Said>, sqlx::Error> {
+    let mut select = QueryBuilder::<Sqlite>::new(
+        "select tenant, sequence, name, at, data from received where (tenant, sequence) in (",
+    );
+    select.push_values(messages, |mut key, message| {
+        key.push_bind(message.tenant.to_string())
+            .push_bind(message.sequence.cast_signed());
+    });
+    select.push(")");
+    let rows = select.build().fetch_all(transaction).await?;
+    rows.iter()
+        .map(|row| {
+            let said = Said {
+                name: row.try_get(2)?,
+                at: row.try_get(3)?,
+                data: row.try_get(4)?,
+            };
+            Ok(((row.try_get(0)?, row.try_get(1)?), said))
+        })
+        .collect()
 }

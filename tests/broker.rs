@@ -3,6 +3,7 @@
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 
 use crate::messages::{BROKER, broker_line, published, publishing_to, ready_errors, virtual_host};
 use crate::support::messages::{Reader, in_order};
@@ -78,6 +79,37 @@ async fn a_queue_that_is_full_holds_up_the_tenants_it_is_bound_to_and_nobody_els
     published(&service, &held_up).await;
     let told = reader.up_to(7).await;
     assert_eq!(in_order(&told), (2..=7).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_again_goes_on_from_where_it_failed() {
+    let service = Service::start_with(publishing_to(&BROKER.url()));
+    let tenant = service.tenant("pro").await;
+    for index in 0..300 {
+        tenant.issue_active(&format!("Again {index}")).await;
+    }
+    published(&service, &tenant).await;
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    // It takes the first page of 512 events.
+    let full = full_after(&reader, &tenant, 550).await;
+    let path = format!("/v1/landlord/tenants/{}/republish", tenant.id());
+    let asked = service.landlord().post(&path, &json!({ "from": 1 })).await;
+    asked.expect(200);
+    eventually("the rest was refused, several times", || async {
+        let repeated = service.counted("broker_batches_repeated_total").await;
+        (repeated >= 3).then_some(())
+    })
+    .await;
+    let options = QueueDeleteOptions::default();
+    let deleted = reader.channel().queue_delete(full.into(), options).await;
+    deleted.expect("gone");
+    tenant.issue("And on").await;
+    let told = reader.up_to(603).await;
+    let places = in_order(&told);
+    assert_eq!(places, (1..=601).chain([603]).collect::<Vec<_>>());
+    let times = |place: u64| told.iter().filter(|it| it.sequence == place).count();
+    assert_eq!((times(1), times(512)), (1, 1), "what was confirmed");
+    assert!(times(601) > 3, "what was refused by one queue");
 }
 
 #[tokio::test(flavor = "multi_thread")]

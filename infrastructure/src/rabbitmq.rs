@@ -18,7 +18,8 @@ pub(crate) mod dial;
 mod link;
 mod topology;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use application::messages::Message;
 use application::ports::checkpoints::Turn;
@@ -26,7 +27,7 @@ use application::ports::{HandlerError, RecordedEvent, Subscriber, TenantStore, U
 use application::subscribers::BROKER;
 use async_trait::async_trait;
 use domain::event::Event;
-use domain::ids::Position;
+use domain::ids::{Position, TenantId};
 use domain::subscription::SubscriptionEvent;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,17 @@ const PAGE_EVENTS: usize = 512;
 pub struct BrokerPublisher {
     link: Arc<Link>,
     task: TaskTracker,
+    /// How far this node is where it publishes again. What is lost with it is published once more.
+    again: Mutex<HashMap<TenantId, Again>>,
+}
+
+/// What was published again until now.
+#[derive(Clone, Copy)]
+struct Again {
+    /// Where in the ledger that was asked for.
+    request: Position,
+    /// The last event that was.
+    through: Position,
 }
 
 impl BrokerPublisher {
@@ -48,6 +60,7 @@ impl BrokerPublisher {
         Self {
             link: Arc::new(Link::new(address)),
             task: TaskTracker::new(),
+            again: Mutex::default(),
         }
     }
 
@@ -70,29 +83,39 @@ impl BrokerPublisher {
         self.task.wait().await;
     }
 
-    /// Publishes again what is at or after `from` and before `until`.
+    /// Publishes again the next page of what is at or after `from` and before the request; whether
+    /// that was all. After a failure it goes on behind what was confirmed.
     async fn publish_again(
         &self,
         tenant: &TenantStore,
         from: Position,
-        until: Position,
-    ) -> Result<(), Unavailable> {
-        let mut after = from.saturating_sub(1);
-        while after + 1 < until {
-            let page = tenant.ledger.read(after, PAGE_EVENTS).await?;
-            let page: Vec<_> = page
-                .iter()
-                .filter(|event| event.stored.position < until)
-                .collect();
-            let Some(last) = page.last() else { break };
-            after = last.stored.position;
-            let messages = page.iter();
-            let messages = messages.filter_map(|event| Message::of(tenant.tenant, event));
-            self.link.publish(messages.collect()).await?;
-            // It may take long: other nodes are to know that somebody is at it.
-            tenant.checkpoints.turn(BROKER).await?;
+        request: Position,
+    ) -> Result<bool, Unavailable> {
+        let before = self.again().get(&tenant.tenant).copied();
+        let after = match before {
+            Some(again) if again.request == request => again.through,
+            Some(_) | None => from.saturating_sub(1),
+        };
+        let page = tenant.ledger.read(after, PAGE_EVENTS).await?;
+        let page = page.iter().filter(|it| it.stored.position < request);
+        let through = page.clone().next_back().map(|event| event.stored.position);
+        let messages = page.filter_map(|event| Message::of(tenant.tenant, event));
+        self.link.publish(messages.collect()).await?;
+        match through {
+            Some(through) if through + 1 < request => {
+                let again = Again { request, through };
+                self.again().insert(tenant.tenant, again);
+                Ok(false)
+            }
+            Some(_) | None => {
+                self.again().remove(&tenant.tenant);
+                Ok(true)
+            }
         }
-        Ok(())
+    }
+
+    fn again(&self) -> MutexGuard<'_, HashMap<TenantId, Again>> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,8 +152,13 @@ impl Subscriber for BrokerPublisher {
                 event.event
             {
                 self.link.publish(std::mem::take(&mut messages)).await?;
-                let until = event.stored.position;
-                self.publish_again(tenant, from, until).await?;
+                let request = event.stored.position;
+                if !self.publish_again(tenant, from, request).await? {
+                    // It may take long: the rest when the other tenants have had their turn.
+                    let before = request - 1;
+                    tenant.checkpoints.advance(BROKER, before).await?;
+                    return Ok(before);
+                }
             }
             messages.extend(Message::of(tenant.tenant, event));
         }

@@ -1,6 +1,7 @@
 //! The biller that comes with the service: it takes messages, keeps each once, and bills what the
 //! ledgers say.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command};
 use std::time::Instant;
 
@@ -290,6 +291,31 @@ async fn a_message_that_breaks_its_consumer_too_often_ends_among_the_dead_letter
         (!dead.is_empty()).then(|| assert_eq!(dead, [first]))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_too_often_the_broker_itself_buries_and_the_rest_flows_on() {
+    let url = virtual_host();
+    let queue = BillingQueue::declared(&url).await;
+    let messages = heard_of(3);
+    queue.publish(&messages).await;
+    let first = messages[0].id.as_str();
+    let mut given_back = 0;
+    while given_back <= DELIVERY_LIMIT {
+        let id = queue.give_back().await.expect("a message");
+        given_back += usize::from(id == first);
+    }
+    eventually("it is a dead letter", || async {
+        let dead = queue.dead_letters().await;
+        (!dead.is_empty()).then(|| assert_eq!(dead, [first]))
+    })
+    .await;
+    let mut rest = BTreeSet::new();
+    while let Some(id) = queue.take().await {
+        rest.insert(id);
+    }
+    let others = messages[1..].iter().map(|message| message.id.clone());
+    assert_eq!(rest, others.collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,13 +53,14 @@ async fn whoever_is_killed_everything_is_told_in_order() {
     let mut world = World::new(&broker, events).await;
     let clients = world.load();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut deck = Vec::new();
     for part in 1..=kills {
         // Somewhere in this part of the load, which goes no further until it has happened.
         let (from, to) = (events * (part - 1) / kills, events * part / kills);
         let _ = world.allowed.send(to);
         let moment = from + chance.below(to - from);
         world.reached(moment).await;
-        let what = ["broker", "node", "both"][usize::try_from(chance.below(3)).expect("small")];
+        let what = draw(&mut deck, &mut chance);
         *tally.entry(what).or_default() += 1;
         let node = usize::try_from(chance.below(world.nodes.len() as u64)).expect("small");
         world.kill(what, node).await;
@@ -79,6 +80,15 @@ async fn whoever_is_killed_everything_is_told_in_order() {
         world.nodes.len(),
         begun.elapsed(),
     );
+}
+
+/// Who is killed next: each kind comes before any comes again.
+fn draw(deck: &mut Vec<&'static str>, chance: &mut Chance) -> &'static str {
+    if deck.is_empty() {
+        deck.extend(["broker", "node", "both"]);
+    }
+    let card = chance.below(deck.len() as u64);
+    deck.swap_remove(usize::try_from(card).expect("small"))
 }
 
 struct World {
@@ -222,9 +232,7 @@ impl World {
             }
         }
     }
-}
 
-impl World {
     /// The queue, which nobody has read until now, makes the same bill as the ledgers.
     fn is_billed_as_recounted(&mut self) {
         let biller = Biller::of(&self.broker.url());

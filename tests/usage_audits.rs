@@ -10,7 +10,8 @@ use crate::support::clock::WallClock;
 use crate::support::recount::{everything_agrees, history};
 use crate::support::{Answer, Client, Options, Service, Store, eventually, now, unique};
 
-const AUDITS: &str = "/v1/landlord/usage-audits";
+/// Where audits are asked for.
+pub const AUDITS: &str = "/v1/landlord/usage-audits";
 
 /// Starts an audit, of everything or what the body says, as soon as no other one is running.
 async fn start(service: &Service, body: &Value) -> Answer {
@@ -37,7 +38,8 @@ async fn over(service: &Service, id: &str) -> Value {
     .await
 }
 
-async fn audit(service: &Service, body: &Value) -> Value {
+/// An audit, of everything or what the body says: its report.
+pub async fn audit(service: &Service, body: &Value) -> Value {
     let started = start(service, body).await;
     started.expect(202);
     let id = started.text("id");

@@ -22,7 +22,7 @@ use crate::house::root;
 
 const EXCHANGE: &str = "digital-card.events";
 /// How many messages a reader may have in hand.
-const IN_HAND_MAX: u16 = 500;
+pub const IN_HAND_MAX: u16 = 500;
 
 /// How long connecting or consuming may take.
 const STEP_MAX: Duration = Duration::from_secs(8);

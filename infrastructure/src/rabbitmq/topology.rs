@@ -14,6 +14,8 @@ use lapin::{Channel, ExchangeKind};
 /// How often a message may be given back before it is a dead letter. Enough for a consumer that
 /// restarts, few enough that a message that breaks it does not block the others for long.
 const DELIVERY_LIMIT: i64 = 20;
+/// The same for dead letters, which have nowhere to go from there: as good as never.
+const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 
 /// Declares everything that is not there.
 ///
@@ -43,7 +45,15 @@ pub async fn declare(channel: &Channel) -> lapin::Result<()> {
     channel
         .exchange_declare(DEAD_LETTERS.into(), fanout, exchange, none())
         .await?;
-    declare_queue(channel, DEAD_LETTERS, arguments(&[])).await?;
+    let dead = arguments(&[
+        // From RabbitMQ 4 on it is 20 unless one is set, and a dead letter that somebody has looked at
+        // and put back so often would be gone.
+        (
+            "x-delivery-limit",
+            AMQPValue::LongLongInt(DEAD_DELIVERY_LIMIT),
+        ),
+    ]);
+    declare_queue(channel, DEAD_LETTERS, dead).await?;
     bind(channel, DEAD_LETTERS, DEAD_LETTERS, "").await?;
 
     let text = |text: &str| AMQPValue::LongString(text.into());

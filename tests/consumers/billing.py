@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts the cards issued per tenant from the billing queue, and stops when it is empty.
 
-A biller in another language needs the documented messages and nothing else:
+A biller in another language needs the documented messages, and the queue for itself:
     billing.py amqp://guest:guest@localhost billing.sqlite
 """
 import json

@@ -14,6 +14,7 @@ use domain::billing::accountant::Account;
 use domain::billing::{Bill, Line, Period};
 use domain::ids::TenantId;
 
+use crate::config::BillingReport;
 use crate::maintenance::{self, Teller, for_each, oldest_first, progress};
 use crate::wiring::billing::Received;
 
@@ -66,8 +67,44 @@ pub fn require_begun(period: Period, now: DateTime<Utc>) -> Result<(), Failed> {
     }
 }
 
+/// Writes what the biller's file says to standard output; `dead` messages are among the dead
+/// letters.
+///
+/// # Errors
+///
+/// [`Failed::Doubtful`] if anything is in doubt; everything was written all the same.
+pub async fn report_received(
+    report: &BillingReport,
+    period: Period,
+    dead: u32,
+    teller: &(dyn Teller + Sync),
+) -> Result<(), Failed> {
+    let received = Received::open(&report.file).await?;
+    let mut invoice = Invoice::begin(io::stdout(), report.csv, period)?;
+    let reported = from_received(&received, &mut invoice, report.tenant, dead, teller).await;
+    invoice.end()?;
+    reported
+}
+
+/// Writes what the ledgers say to standard output.
+///
+/// # Errors
+///
+/// [`Failed`]; one tenant's is no reason to leave the others out.
+pub async fn report_ledgers(
+    application: &Application,
+    report: &BillingReport,
+    period: Period,
+    teller: &dyn Teller,
+) -> Result<(), Failed> {
+    let mut invoice = Invoice::begin(io::stdout(), report.csv, period)?;
+    let counted = from_ledgers(application, &mut invoice, report.tenant, teller).await;
+    invoice.end()?;
+    counted
+}
+
 /// Where lines are written to.
-pub struct Invoice<W: Write> {
+struct Invoice<W: Write> {
     period: Period,
     form: Form<W>,
 }
@@ -79,11 +116,7 @@ enum Form<W: Write> {
 
 impl<W: Write> Invoice<W> {
     /// Begins to write about `period`, as CSV or as text.
-    ///
-    /// # Errors
-    ///
-    /// What writing says.
-    pub fn begin(out: W, csv: bool, period: Period) -> io::Result<Self> {
+    fn begin(out: W, csv: bool, period: Period) -> io::Result<Self> {
         let form = match csv {
             false => Form::Text(out),
             true => {
@@ -100,11 +133,7 @@ impl<W: Write> Invoice<W> {
     }
 
     /// Writes a tenant's lines; `sure` says whether nothing is in doubt.
-    ///
-    /// # Errors
-    ///
-    /// What writing says.
-    pub fn tenant(&mut self, tenant: TenantId, bill: &Bill, sure: bool) -> io::Result<()> {
+    fn tenant(&mut self, tenant: TenantId, bill: &Bill, sure: bool) -> io::Result<()> {
         match &mut self.form {
             Form::Text(out) => text(out, tenant, bill, sure),
             Form::Csv(out) => csv_rows(out, self.period, tenant, bill, sure),
@@ -112,11 +141,7 @@ impl<W: Write> Invoice<W> {
     }
 
     /// Everything is written.
-    ///
-    /// # Errors
-    ///
-    /// What writing says.
-    pub fn end(self) -> io::Result<()> {
+    fn end(self) -> io::Result<()> {
         match self.form {
             Form::Text(mut out) => out.flush(),
             Form::Csv(mut out) => out.flush(),
@@ -175,13 +200,8 @@ fn text<W: Write>(out: &mut W, tenant: TenantId, bill: &Bill, sure: bool) -> io:
     Ok(())
 }
 
-/// Writes what messages say that one tenant, or each, owes; `dead` messages are among the dead
-/// letters.
-///
-/// # Errors
-///
-/// [`Failed::Doubtful`] if anything is in doubt; everything was written all the same.
-pub async fn from_received<W: Write>(
+/// Writes what messages say that one tenant, or each, owes.
+async fn from_received<W: Write>(
     received: &Received,
     invoice: &mut Invoice<W>,
     tenant: Option<TenantId>,
@@ -254,11 +274,7 @@ fn tell_doubts(tenant: TenantId, account: &Account, teller: &dyn Teller) {
 }
 
 /// Writes what the ledgers say that one tenant, or each, owes.
-///
-/// # Errors
-///
-/// [`Failed`]; one tenant's is no reason to leave the others out.
-pub async fn from_ledgers<W: Write>(
+async fn from_ledgers<W: Write>(
     application: &Application,
     invoice: &mut Invoice<W>,
     tenant: Option<TenantId>,

@@ -6,14 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use api::billing::Invoice;
 use api::config::{
     BillingReport, CommandLine, Config, LogFormat, Role, Source, Stop, Store, Tenants,
 };
 use api::crowd::Crowd;
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
-use api::wiring::billing::{Received, forget_rejected, now, take};
+use api::wiring::billing::{forget_rejected, now, take};
 use api::wiring::{Service, broker};
 use api::{Api, archive, asyncapi, billing, demo, docs, files, first_minutes, server, verify};
 use application::error::causes;
@@ -205,28 +204,19 @@ async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::R
     };
     match period {
         Some(period) if source == Source::Ledgers => recount(line, report, period).await,
-        Some(period) => report_received(report, period, dead.unwrap_or(0)).await,
+        Some(period) => {
+            let dead = dead.unwrap_or(0);
+            Ok(billing::report_received(report, period, dead, &Terminal).await?)
+        }
         None => Ok(()),
     }
 }
 
-async fn report_received(report: &BillingReport, period: Period, dead: u32) -> anyhow::Result<()> {
-    let received = Received::open(&report.file).await?;
-    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
-    let (tenant, teller) = (report.tenant, &Terminal);
-    let reported = billing::from_received(&received, &mut invoice, tenant, dead, teller).await;
-    invoice.end()?;
-    Ok(reported?)
-}
-
 async fn recount(line: &CommandLine, report: &BillingReport, period: Period) -> anyhow::Result<()> {
     let service = open(line).await?;
-    let mut invoice = Invoice::begin(std::io::stdout(), report.csv, period)?;
-    let application = &service.application;
-    let counted = billing::from_ledgers(application, &mut invoice, report.tenant, &Terminal).await;
+    let done = billing::report_ledgers(&service.application, report, period, &Terminal).await;
     service.stop().await;
-    invoice.end()?;
-    Ok(counted?)
+    Ok(done?)
 }
 
 /// Results on standard output, everything else on standard error.

@@ -24,7 +24,7 @@ use domain::chain::Hash;
 use domain::ids::{Position, Slug, TenantId};
 
 use crate::Application;
-use crate::ports::moves::{Move, MoveRecords, Places, Stage};
+use crate::ports::moves::{Condition, Move, MoveRecords, Places, Stage};
 use crate::ports::restore::{LedgerEnd, RestoreError, RestoringStore};
 use crate::ports::{HistoryFilter, TenantStore, Unavailable};
 use crate::tenants::Tenant;
@@ -59,6 +59,12 @@ pub enum MoveError {
     /// A move of the tenant is switched, but not finished.
     #[error("the tenant was moved to {}: finish that by asking for it again", .0.as_str())]
     Unfinished(Slug),
+    /// The place that is to stay has no ledger.
+    #[error(
+        "the tenant's ledger is not where it should be ({}); nothing is dropped anywhere",
+        .0.as_ref().map_or("in no shard", Slug::as_str)
+    )]
+    Missing(Option<Slug>),
     /// Another process has taken over.
     #[error("another process has taken the move over")]
     TakenOver,
@@ -149,11 +155,15 @@ impl Application {
         }
         if at == *to {
             // Seen before it is known that there is no move: one that begins now freezes it anew.
-            let frozen = mover.places.frozen(&tenant).await?;
+            let seen = mover.places.condition(&tenant).await?;
             if mover.records.find(tenant.id).await?.is_none() {
-                // By a mover that was late, after its move was undone.
-                if let Some(seen) = frozen {
-                    mover.places.thaw(&tenant, seen).await?;
+                match seen {
+                    Condition::Missing => return Err(MoveError::Missing(Some(at))),
+                    Condition::InUse => {}
+                    // By a mover that was late, after its move was undone.
+                    Condition::Frozen(seen) => {
+                        mover.places.thaw(&tenant, seen).await?;
+                    }
                 }
                 return Ok(Moved::BeforeThis);
             }
@@ -232,6 +242,8 @@ impl<'a> Moving<'a> {
             // Another process may be about to thaw what that one froze.
             places.freeze(&self.here, &self.claimed.target).await?;
         } else {
+            // What another process has copied is not this one's to drop.
+            self.require_claim().await?;
             places.drop_frozen(&self.there).await?;
             self.copy_anew(stopped, tell).await?;
         }
@@ -276,10 +288,10 @@ impl<'a> Moving<'a> {
 
     /// After the switch: opens the new place, clears the old one away.
     async fn finish(&self, tell: Tell<'_>) -> Result<(), MoveError> {
-        self.thaw(&self.there).await?;
+        self.open(&self.there).await?;
         tell("changes are taken again".to_owned());
         tokio::time::sleep(GRACE).await;
-        self.end(&self.here).await
+        self.end(&self.there, &self.here).await
     }
 
     /// Before the switch: opens the old place again, clears the new one away.
@@ -287,27 +299,32 @@ impl<'a> Moving<'a> {
         if !self.mover.records.undo(&self.claimed).await? {
             return Err(MoveError::TakenOver);
         }
-        self.thaw(&self.here).await?;
-        self.end(&self.there).await
+        self.open(&self.here).await?;
+        self.end(&self.here, &self.there).await
     }
 
-    /// Thaws what was frozen for this move. Seen before the claim is: whoever takes the move over
-    /// freezes anew, so what is thawed here is nobody else's.
-    async fn thaw(&self, place: &Tenant) -> Result<(), MoveError> {
+    /// Thaws what was frozen for this move, until the ledger takes appends. Seen before the claim
+    /// is: whoever takes the move over freezes anew, so what is thawed here is nobody else's.
+    async fn open(&self, place: &Tenant) -> Result<(), MoveError> {
         let places = &self.mover.places;
-        while let Some(seen) = places.frozen(place).await? {
-            self.require_claim().await?;
-            if places.thaw(place, seen).await? {
-                break;
+        loop {
+            match places.condition(place).await? {
+                Condition::Missing => return Err(MoveError::Missing(place.shard.clone())),
+                Condition::InUse => return Ok(()),
+                Condition::Frozen(seen) => {
+                    self.require_claim().await?;
+                    places.thaw(place, seen).await?;
+                }
             }
         }
-        Ok(())
     }
 
-    /// Clears a place away that is not the tenant's any more, or not yet.
-    async fn end(&self, place: &Tenant) -> Result<(), MoveError> {
+    /// Clears a place away that is not the tenant's any more, or not yet: never the only one that
+    /// has its ledger.
+    async fn end(&self, kept: &Tenant, place: &Tenant) -> Result<(), MoveError> {
         self.require_claim().await?;
         if !self.are_one().await? {
+            self.open(kept).await?;
             self.mover.places.drop_frozen(place).await?;
         }
         Ok(self.mover.records.end(&self.claimed).await?)

@@ -52,6 +52,17 @@ impl Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frozen(pub i64);
 
+/// What there is of a tenant's ledger at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Missing,
+    /// A ledger that takes appends.
+    InUse,
+    /// A ledger that takes none.
+    Frozen(Frozen),
+}
+
 /// The landlord's records of moves, each change on disk before it is answered.
 #[async_trait]
 pub trait MoveRecords: Send + Sync {
@@ -82,8 +93,8 @@ pub trait Places: Send + Sync {
     /// Freezes the ledger, because it is moved to a shard; after that it does not change. One that
     /// is frozen is frozen anew: nobody who saw it before can thaw it.
     async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable>;
-    /// Whether the ledger is frozen, and since when; nothing if it is not there.
-    async fn frozen(&self, here: &Tenant) -> Result<Option<Frozen>, Unavailable>;
+    /// Whether the ledger is there and frozen, and since when.
+    async fn condition(&self, here: &Tenant) -> Result<Condition, Unavailable>;
     /// Lets the ledger take appends. `false` if it was frozen anew, or thawed, since it was seen;
     /// nothing is changed then.
     async fn thaw(&self, here: &Tenant, seen: Frozen) -> Result<bool, Unavailable>;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
 use application::ports::checkpoints::Checkpoints;
-use application::ports::moves::{Frozen, Places};
+use application::ports::moves::{Condition, Frozen, Places};
 use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{Clock, HandlerError, Subscriber, TenantStore, TenantStores, Unavailable};
 use application::subscribers::BROKER;
@@ -51,10 +51,10 @@ impl Places for ShardPlaces {
         frozen.map_err(unavailable(WHAT))
     }
 
-    async fn frozen(&self, here: &Tenant) -> Result<Option<Frozen>, Unavailable> {
+    async fn condition(&self, here: &Tenant) -> Result<Condition, Unavailable> {
         let place = self.shards.of_record(here).await?;
-        let frozen = place.shard.room(here.id).frozen().await;
-        frozen.map_err(unavailable(WHAT))
+        let condition = place.shard.room(here.id).condition().await;
+        condition.map_err(unavailable(WHAT))
     }
 
     async fn thaw(&self, here: &Tenant, seen: Frozen) -> Result<bool, Unavailable> {

@@ -4,7 +4,7 @@
 //! Freezing moves the head's revision, so an append that was decided before it stores nothing, and
 //! one that is decided after it is refused.
 
-use application::ports::moves::Frozen;
+use application::ports::moves::{Condition, Frozen};
 use domain::ids::Slug;
 use sqlx::{Connection, PgConnection, Row};
 
@@ -32,19 +32,22 @@ impl Room {
         connection.done(frozen).map(drop)
     }
 
-    /// The revision at which the ledger is frozen; nothing if it is not, or not there.
-    pub(crate) async fn frozen(&self) -> Result<Option<Frozen>, sqlx::Error> {
+    /// Whether the ledger is there and frozen, and at which revision. One without a head is none.
+    pub(crate) async fn condition(&self) -> Result<Condition, sqlx::Error> {
         let head = self.schema().table("head");
-        let frozen = format!("select revision from {head} where id = 1 and moved_to is not null");
+        let select = format!("select moved_to is not null, revision from {head} where id = 1");
         let asked = async {
             let mut connection = self.connection().await?;
-            let frozen = sqlx::query_scalar(&frozen);
-            let frozen = limited(frozen.fetch_optional(connection.work())).await;
-            connection.done(frozen)
+            let found = sqlx::query_as::<_, (bool, i64)>(&select);
+            let found = limited(found.fetch_optional(connection.work())).await;
+            connection.done(found)
         };
         match asked.await {
-            Err(error) if is_missing(&error) => Ok(None),
-            frozen => Ok(frozen?.map(Frozen)),
+            Err(error) if is_missing(&error) => Ok(Condition::Missing),
+            Err(error) => Err(error),
+            Ok(None) => Ok(Condition::Missing),
+            Ok(Some((false, _))) => Ok(Condition::InUse),
+            Ok(Some((true, revision))) => Ok(Condition::Frozen(Frozen(revision))),
         }
     }
 

@@ -177,6 +177,28 @@ async fn a_move_that_is_told_to_stop_undoes_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mover_that_freezes_after_its_move_was_undone_thaws_again() {
+    let deployment = Deployment::start().await;
+    let tenant = deployment.tenant().await;
+    tenant.issue("Before").await;
+    let (mut holder, statements) = deployment.hold_head(&tenant).await;
+    let mover = deployment.mover_that_waits_for_head(&tenant).await;
+    // As somebody does who takes the move over and undoes it.
+    let undone = format!("delete from moves where tenant_id = '{}'", tenant.id());
+    Cluster::shared().run(name(&deployment.store), &undone);
+    drop(statements);
+    holder.wait().expect("gone");
+    let ended = mover.wait_with_output().expect("ended");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(
+        said.contains("another process has taken the move over"),
+        "{said}"
+    );
+    tenant.issue("After").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_stays_in_its_database_where_both_shards_lead_to_it() {
     let deployment = Deployment::start().await;
     let shared = deployment.tenant().await;

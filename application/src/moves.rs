@@ -214,21 +214,28 @@ impl<'a> Moving<'a> {
             Ok(()) => self.switch().await,
             Err(error) => Err(error),
         };
-        match switched {
-            Ok(()) => {
-                tell(format!("switched to {}", self.claimed.target.as_str()));
-                self.finish(tell).await.map(|()| Moved::There)
-            }
-            Err(MoveError::TakenOver) => Err(MoveError::TakenOver),
-            Err(error) => match self.undo().await {
-                Ok(()) => Err(MoveError::Undone(error.into())),
-                Err(undoing) => {
-                    let undoing = &undoing as &dyn std::error::Error;
-                    tracing::error!(error = undoing, "a move cannot be undone");
-                    Err(MoveError::Stuck(error.into()))
-                }
-            },
+        let error = match switched {
+            Ok(()) => return self.go_on(tell).await,
+            Err(MoveError::TakenOver) => return Err(MoveError::TakenOver),
+            Err(error) => error,
+        };
+        let undoing = match self.undo().await {
+            Ok(()) => return Err(MoveError::Undone(error.into())),
+            Err(undoing) => undoing,
+        };
+        // Only the answer to the switch may have been lost.
+        if matches!(undoing, MoveError::TakenOver) && self.is_switched().await.unwrap_or(false) {
+            return self.go_on(tell).await;
         }
+        let undoing = &undoing as &dyn std::error::Error;
+        tracing::error!(error = undoing, "a move cannot be undone");
+        Err(MoveError::Stuck(error.into()))
+    }
+
+    /// After the switch.
+    async fn go_on(&self, tell: Tell<'_>) -> Result<Moved, MoveError> {
+        tell(format!("switched to {}", self.claimed.target.as_str()));
+        self.finish(tell).await.map(|()| Moved::There)
     }
 
     /// Makes a frozen copy of the frozen ledger, with read models.
@@ -240,7 +247,7 @@ impl<'a> Moving<'a> {
         // An earlier attempt may have come this far.
         if places.are_same(&self.here, &self.there).await? {
             // Another process may be about to thaw what that one froze.
-            places.freeze(&self.here, &self.claimed.target).await?;
+            self.freeze().await?;
         } else {
             // What another process has copied is not this one's to drop.
             self.require_claim().await?;
@@ -277,6 +284,22 @@ impl<'a> Moving<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Freezes the old place. Whoever is late, because its move was taken over meanwhile, takes that
+    /// back where nobody else would: not while another copies, who may rely on it by now.
+    async fn freeze(&self) -> Result<(), MoveError> {
+        let Mover { records, places } = self.mover;
+        let frozen = places.freeze(&self.here, &self.claimed.target).await?;
+        match records.find(self.claimed.tenant).await? {
+            Some(found) if found.mover == self.claimed.mover => return Ok(()),
+            Some(found) => match found.stage {
+                Stage::Copying | Stage::Switched => {}
+                Stage::Undoing => drop(places.thaw(&self.here, frozen).await?),
+            },
+            None => drop(places.thaw(&self.here, frozen).await?),
+        }
+        Err(MoveError::TakenOver)
     }
 
     async fn switch(&self) -> Result<(), MoveError> {
@@ -335,6 +358,13 @@ impl<'a> Moving<'a> {
         self.mover.places.are_one(&self.here, &self.there).await
     }
 
+    /// Whether this mover has switched.
+    async fn is_switched(&self) -> Result<bool, Unavailable> {
+        let found = self.mover.records.find(self.claimed.tenant).await?;
+        let mine = found.filter(|it| it.mover == self.claimed.mover);
+        Ok(mine.is_some_and(|it| it.stage == Stage::Switched))
+    }
+
     async fn require_claim(&self) -> Result<(), MoveError> {
         match self.mover.records.is_claimed(&self.claimed).await? {
             true => Ok(()),
@@ -361,8 +391,7 @@ impl Copying<'_> {
         // Until little has come meanwhile.
         while self.events(store).await? {}
         tell(format!("copied up to position {}", self.position));
-        let Move { target, .. } = &moving.claimed;
-        moving.mover.places.freeze(&moving.here, target).await?;
+        moving.freeze().await?;
         while self.events(store).await? {}
         self.outcomes(store).await?;
         tell(format!("frozen and copied at position {}", self.position));

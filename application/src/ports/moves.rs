@@ -92,7 +92,7 @@ pub trait Places: Send + Sync {
     async fn are_one(&self, one: &Tenant, other: &Tenant) -> Result<bool, Unavailable>;
     /// Freezes the ledger, because it is moved to a shard; after that it does not change. One that
     /// is frozen is frozen anew: nobody who saw it before can thaw it.
-    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable>;
+    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<Frozen, Unavailable>;
     /// Whether the ledger is there and frozen, and since when.
     async fn condition(&self, here: &Tenant) -> Result<Condition, Unavailable>;
     /// Lets the ledger take appends. `false` if it was frozen anew, or thawed, since it was seen;

@@ -45,7 +45,7 @@ impl Places for ShardPlaces {
         are_one.map_err(unavailable(WHAT))
     }
 
-    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<(), Unavailable> {
+    async fn freeze(&self, here: &Tenant, to: &Slug) -> Result<Frozen, Unavailable> {
         let place = self.shards.of_record(here).await?;
         let frozen = place.shard.room(here.id).freeze(to).await;
         frozen.map_err(unavailable(WHAT))

@@ -21,15 +21,15 @@ struct NotFrozen(String);
 impl Room {
     /// Freezes the ledger, because it is moved to a shard. One that is frozen stays so, at another
     /// revision.
-    pub(crate) async fn freeze(&self, to: &Slug) -> Result<(), sqlx::Error> {
+    pub(crate) async fn freeze(&self, to: &Slug) -> Result<Frozen, sqlx::Error> {
         let freeze = format!(
-            "update {} set moved_to = $1, revision = revision + 1 where id = 1",
+            "update {} set moved_to = $1, revision = revision + 1 where id = 1 returning revision",
             self.schema().table("head")
         );
         let mut connection = self.connection().await?;
-        let freeze = sqlx::query(&freeze).bind(to.as_str());
-        let frozen = limited(freeze.execute(connection.work())).await;
-        connection.done(frozen).map(drop)
+        let freeze = sqlx::query_scalar(&freeze).bind(to.as_str());
+        let frozen = limited(freeze.fetch_one(connection.work())).await;
+        connection.done(frozen).map(Frozen)
     }
 
     /// Whether the ledger is there and frozen, and at which revision. One without a head is none.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use application::doorbell::Doorbell;
 use application::news::{LandlordNews, News};
@@ -14,6 +15,7 @@ use async_trait::async_trait;
 use domain::ids::{Position, Slug, TenantId};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Missing, OpenStores, Opener, WHAT};
@@ -27,6 +29,14 @@ use crate::shards::{ConnectedShards, Place};
 
 /// How many heads of a shard are looked at at a time after other nodes have moved them.
 const LOOKS_AT_A_TIME: usize = 16;
+
+/// The first pause before a head is looked at again that could not be read; it doubles up to
+/// [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often a head is looked at, some minute in all: then it is left to the sweep.
+const LOOKS_MAX: usize = 30;
 
 /// The tenants' schemas.
 pub type SchemaStores = OpenStores<Schemas>;
@@ -100,26 +110,41 @@ impl SchemaStores {
         }
     }
 
-    /// Answers the tenant, for whoever looks at many.
+    /// Looks until the head could be read: what was rung for is not rung again. Answers the tenant,
+    /// for whoever looks at many.
     async fn look(&self, tenant: TenantId, position: Position) -> TenantId {
+        let mut pause = PAUSE_MIN;
+        for _ in 0..LOOKS_MAX {
+            match self.look_once(tenant, position).await {
+                Ok(()) => break,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%tenant, error, "cannot look where another node has moved the head");
+                }
+            }
+            sleep(pause).await;
+            pause = PAUSE_MAX.min(pause * 2);
+        }
+        tenant
+    }
+
+    async fn look_once(&self, tenant: TenantId, position: Position) -> Result<(), Unavailable> {
         let found = {
             let stores = self.shared.lock();
             let open = stores.open.get(&tenant);
+            // The next to use one that is elsewhere by now opens it there.
+            let open = open.filter(|it| self.shared.opener.is_current(tenant, &it.behind));
             open.map(|open| {
                 let OpenSchema { ledger, looks, .. } = &open.behind;
                 (Arc::clone(ledger), Arc::clone(looks))
             })
         };
         let Some((ledger, looks)) = found else {
-            return tenant;
+            return Ok(());
         };
         // Never closed; without a place it would only be slower.
         let _place = looks.acquire().await.ok();
-        if let Err(error) = ledger.heard(position).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(%tenant, error, "cannot look where another node has moved the head");
-        }
-        tenant
+        ledger.heard(position).await
     }
 }
 

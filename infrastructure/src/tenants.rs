@@ -86,6 +86,9 @@ struct Stores<B> {
     gates: HashMap<TenantId, Arc<Gate<()>>>,
     /// The tenants that were rung for when they were opened, each with the position up to which.
     greeted: HashMap<TenantId, Position>,
+    /// What was rung for tenants while their stores were being opened or closed. An entry goes with
+    /// its gate.
+    missed: HashMap<TenantId, Position>,
     /// Counts uses, to tell which was the last.
     uses: u64,
     closed: bool,
@@ -113,6 +116,7 @@ impl<O: Opener> OpenStores<O> {
             open: HashMap::new(),
             gates: HashMap::new(),
             greeted: HashMap::new(),
+            missed: HashMap::new(),
             uses: 0,
             closed: false,
         };
@@ -286,6 +290,7 @@ impl<O: Opener> Shared<O> {
         };
         stores.open.insert(tenant, open);
         let greeted = stores.greeted.insert(tenant, position);
+        let missed = stores.missed.remove(&tenant);
         gauge!("tenant_stores_open").set(stores.open.len() as f64);
         drop(stores);
         counter!("tenant_stores_opened_total").increment(1);
@@ -293,6 +298,10 @@ impl<O: Opener> Shared<O> {
             None => self.doorbell.ring(tenant, position),
             Some(known) if known < position => self.doorbell.ring_here(tenant, position),
             Some(_) => {}
+        }
+        // The head may have been read before that was rung.
+        if let Some(position) = missed {
+            self.doorbell.ring_here(tenant, position);
         }
         Ok(store)
     }
@@ -331,6 +340,15 @@ impl<B> Stores<B> {
             .is_some_and(|it| Arc::strong_count(it) == 1)
         {
             self.gates.remove(&tenant);
+            self.missed.remove(&tenant);
+        }
+    }
+
+    /// The tenant is rung for and has no open store: if one is being opened, it will hear of it.
+    fn miss(&mut self, tenant: TenantId, position: Position) {
+        if self.gates.contains_key(&tenant) {
+            let newest = self.missed.entry(tenant).or_default();
+            *newest = position.max(*newest);
         }
     }
 

@@ -129,18 +129,19 @@ impl SchemaStores {
     }
 
     async fn look_once(&self, tenant: TenantId, position: Position) -> Result<(), Unavailable> {
-        let found = {
-            let stores = self.shared.lock();
-            let open = stores.open.get(&tenant);
+        let (ledger, looks) = {
+            let mut stores = self.shared.lock();
+            let Some(open) = stores.open.get(&tenant) else {
+                stores.miss(tenant, position);
+                return Ok(());
+            };
             // The next to use one that is elsewhere by now opens it there.
-            let open = open.filter(|it| self.shared.opener.is_current(tenant, &it.behind));
-            open.map(|open| {
-                let OpenSchema { ledger, looks, .. } = &open.behind;
-                (Arc::clone(ledger), Arc::clone(looks))
-            })
-        };
-        let Some((ledger, looks)) = found else {
-            return Ok(());
+            if !self.shared.opener.is_current(tenant, &open.behind) {
+                stores.miss(tenant, position);
+                return Ok(());
+            }
+            let OpenSchema { ledger, looks, .. } = &open.behind;
+            (Arc::clone(ledger), Arc::clone(looks))
         };
         // Never closed; without a place it would only be slower.
         let _place = looks.acquire().await.ok();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use application::doorbell::Doorbell;
 use application::news::LandlordNews;
-use application::ports::moves::Places;
+use application::ports::moves::{Condition, Places};
 use application::ports::{Landlord, Random, TenantStores};
 use application::shards::{Shard, Shards, UrlReference};
 use application::tenants::{Directory, Isolation, Tenant};
@@ -26,7 +26,7 @@ use crate::cluster::Cluster;
 use crate::world::*;
 
 /// A new database with a landlord's records, and a shard in it.
-async fn landlord() -> (PgConnectOptions, Arc<LandlordDatabase>) {
+pub async fn landlord() -> (PgConnectOptions, Arc<LandlordDatabase>) {
     let cluster = Cluster::shared();
     let name = format!("d{}", SystemRandom.id().simple());
     let mut connection = cluster.options().connect().await.expect("a server");
@@ -43,7 +43,7 @@ async fn landlord() -> (PgConnectOptions, Arc<LandlordDatabase>) {
     (store, Arc::new(landlord))
 }
 
-fn main() -> Shard {
+pub fn main() -> Shard {
     Shard {
         name: slug("main"),
         url: UrlReference::Store,
@@ -55,7 +55,7 @@ fn slug(text: &str) -> Slug {
     Slug::try_from(text.to_owned()).expect("a slug")
 }
 
-fn tenant(isolation: Isolation) -> Tenant {
+pub fn tenant(isolation: Isolation) -> Tenant {
     let id = TenantId::new(SystemRandom.id());
     Tenant {
         id,
@@ -70,7 +70,7 @@ fn tenant(isolation: Isolation) -> Tenant {
 }
 
 /// A node that knows these shards and this tenant.
-fn node(
+pub fn node(
     store: &PgConnectOptions,
     landlord: &Arc<LandlordDatabase>,
     shards: Vec<Shard>,
@@ -88,7 +88,7 @@ fn node(
 }
 
 /// Its connections.
-fn connected(
+pub fn connected(
     store: &PgConnectOptions,
     landlord: &Arc<LandlordDatabase>,
     shards: Vec<Shard>,
@@ -145,25 +145,21 @@ async fn a_ledger_is_not_thawed_by_who_has_not_seen_it_frozen_anew() {
     let tenant = tenant(Isolation::Shared);
     let shards = connected(&store, &landlord, vec![main()], &tenant);
     let places = ShardPlaces::new(shards, Arc::<TestClock>::default());
-    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
+    let condition = async || places.condition(&tenant).await.expect("asked");
+    assert_eq!(condition().await, Condition::Missing);
     let node = node(&store, &landlord, vec![main()], &tenant);
     node.create(tenant.id).await.expect("made");
-    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
+    assert_eq!(condition().await, Condition::InUse);
     let mut seen = Vec::new();
     for mover in ["first", "second"] {
         let frozen = places.freeze(&tenant, &slug(mover)).await;
-        frozen.expect("frozen");
-        seen.push(
-            places
-                .frozen(&tenant)
-                .await
-                .expect("asked")
-                .expect("frozen"),
-        );
+        let frozen = frozen.expect("frozen");
+        assert_eq!(condition().await, Condition::Frozen(frozen));
+        seen.push(frozen);
     }
     for (seen, thaws) in [(seen[0], false), (seen[1], true), (seen[1], false)] {
         let thawed = places.thaw(&tenant, seen).await;
         assert_eq!(thawed.expect("asked"), thaws);
     }
-    assert_eq!(places.frozen(&tenant).await.expect("asked"), None);
+    assert_eq!(condition().await, Condition::InUse);
 }

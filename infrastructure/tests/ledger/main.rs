@@ -10,6 +10,7 @@ mod cluster;
 mod conformance;
 mod dedicated;
 mod doorbell;
+mod other_nodes;
 mod postgres;
 mod properties;
 mod quota;

@@ -64,11 +64,13 @@ struct Memory {
     decoder: Decoder,
 }
 
-/// Who has moved a head: what another node has done, it has told the others.
-#[derive(Clone, Copy)]
-enum MovedBy {
+/// Whom a moved head is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ring {
+    /// All nodes.
+    Everybody,
+    /// This node only: whoever has moved it has told the others.
     ThisNode,
-    AnotherNode,
 }
 
 /// Why a batch was not committed, or may not have been.
@@ -219,7 +221,8 @@ impl Memory {
         }
     }
 
-    /// Makes a committed state the one that this node sees, and rings if it is a later one.
+    /// Makes a committed state the one that this node sees, and rings if it is a later one; whether
+    /// it is.
     ///
     /// Whoever is answered after this finds the state at least as new as the answer.
     fn publish(
@@ -227,17 +230,18 @@ impl Memory {
         head: HeadRow,
         subscription: Arc<TenantSubscription>,
         events: Vec<Arc<RecordedEvent>>,
-        moved_by: MovedBy,
-    ) {
+        ring: Ring,
+    ) -> bool {
         let position = head.position;
         let moved = position != self.head.load().position;
         self.tail.push(events);
         self.head.store(Arc::new(head.with(subscription)));
-        match moved_by {
+        match ring {
             _ if !moved => {}
-            MovedBy::ThisNode => self.doorbell.ring(self.tenant, position),
-            MovedBy::AnotherNode => self.doorbell.ring_here(self.tenant, position),
+            Ring::Everybody => self.doorbell.ring(self.tenant, position),
+            Ring::ThisNode => self.doorbell.ring_here(self.tenant, position),
         }
+        moved
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Prepared;
-use super::{Committed, Engine, Memory, MovedBy, StoreError};
+use super::{Committed, Engine, Memory, Ring, StoreError};
 
 /// How many bytes of text may wait; a single larger append is let in when nothing else waits.
 const QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -175,6 +175,7 @@ async fn run<E: Engine>(
     mut queue: mpsc::Receiver<Work>,
     stop: CancellationToken,
 ) {
+    let mut untold = Untold::default();
     loop {
         let first = tokio::select! {
             biased;
@@ -186,7 +187,7 @@ async fn run<E: Engine>(
         };
         let Some(first) = first else { return };
         let batch = Batch::gather(first, &mut queue);
-        work_off(&engine, &memory, batch).await;
+        work_off(&engine, &memory, batch, &mut untold).await;
     }
 }
 
@@ -236,9 +237,23 @@ impl Batch {
     }
 }
 
-async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
+/// Whether a batch has failed that may be committed all the same: nobody was told of it, so whatever
+/// moves the head next is told to everybody.
+#[derive(Default)]
+struct Untold(bool);
+
+impl Untold {
+    const fn ring(&self, otherwise: Ring) -> Ring {
+        match self.0 {
+            true => Ring::Everybody,
+            false => otherwise,
+        }
+    }
+}
+
+async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch, untold: &mut Untold) {
     if batch.appends.is_empty() && batch.restocked.is_empty() {
-        if look(engine, memory, MovedBy::AnotherNode).await {
+        if look(engine, memory, untold).await {
             tell(batch.looked);
         }
         return;
@@ -253,7 +268,7 @@ async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
     match outcome {
         Ok(committed) => {
             histogram!("ledger_commit_seconds").record(started.elapsed());
-            settle(memory, committed, batch.answers);
+            settle(memory, committed, batch.answers, untold);
             tell(batch.restocked);
             // A batch begins with the head as it is.
             tell(batch.looked);
@@ -261,9 +276,10 @@ async fn work_off<E: Engine>(engine: &E, memory: &Memory, batch: Batch) {
         Err(error) => {
             fail(memory, error, batch.answers);
             engine.distrust();
+            untold.0 = true;
             // The failed batch may be committed all the same: what is stored says so. If that
             // cannot be read either, the next batch reads it, before it decides anything.
-            if look(engine, memory, MovedBy::ThisNode).await {
+            if look(engine, memory, untold).await {
                 tell(batch.looked);
             }
         }
@@ -278,21 +294,21 @@ fn tell(waiting: Vec<oneshot::Sender<()>>) {
 }
 
 /// Shows a committed batch, then answers.
-fn settle(memory: &Memory, committed: Committed, answers: Vec<Answer>) {
+fn settle(memory: &Memory, committed: Committed, answers: Vec<Answer>, untold: &mut Untold) {
     if let Some(block) = committed.serials {
         memory.serials.add(block);
     }
-    let moved_by = match committed.events.is_empty() {
-        true => MovedBy::AnotherNode,
-        false => MovedBy::ThisNode,
-    };
+    let ring = untold.ring(match committed.events.is_empty() {
+        true => Ring::ThisNode,
+        false => Ring::Everybody,
+    });
     let Committed {
         head,
         subscription,
         events,
         ..
     } = committed;
-    memory.publish(head, subscription, events, moved_by);
+    untold.0 &= !memory.publish(head, subscription, events, ring);
     let mut tally = Tally::default();
     for (answer, verdict) in answers.into_iter().zip(committed.verdicts) {
         tally.count(&verdict);
@@ -320,14 +336,15 @@ fn fail(memory: &Memory, error: StoreError, answers: Vec<Answer>) {
 }
 
 /// Shows the head as it is stored; whether that could be read.
-async fn look<E: Engine>(engine: &E, memory: &Memory, moved_by: MovedBy) -> bool {
+async fn look<E: Engine>(engine: &E, memory: &Memory, untold: &mut Untold) -> bool {
     let tenant = memory.tenant;
     match AssertUnwindSafe(engine.load(&memory.decoder))
         .catch_unwind()
         .await
     {
         Ok(Ok((head, subscription))) => {
-            memory.publish(head, Arc::new(subscription), vec![], moved_by);
+            let ring = untold.ring(Ring::ThisNode);
+            untold.0 &= !memory.publish(head, Arc::new(subscription), vec![], ring);
             true
         }
         Ok(Err(error)) => {

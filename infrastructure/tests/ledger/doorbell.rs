@@ -6,6 +6,7 @@ use std::sync::Arc;
 use application::doorbell::{Doorbell, Mailbox};
 use application::ports::{Ledger, Random};
 use domain::ids::{Position, TenantId};
+use futures::FutureExt;
 use infrastructure::clock::SystemRandom;
 use infrastructure::doorbell::{Residents, ShardDoorbell};
 use sqlx::ConnectOptions;
@@ -134,6 +135,32 @@ async fn what_a_ledger_learns_from_another_node_is_not_sent_again() {
         here.next().await,
         HashMap::from([(world.tenant(), position)])
     );
+}
+
+/// Whoever cannot find out whether a batch is stored has told nobody of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_a_head_after_a_batch_has_failed_is_told_to_the_other_nodes() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let (near, here) = (world.another_node().await, world.doorbell().relay());
+    let far = world.another_node_ringing(&Doorbell::default()).await;
+    let (head, away) = (world.table("head"), "away");
+    world
+        .run(&format!("alter table {head} rename to {away}"))
+        .await;
+    near.append(issue()).await.expect_err("there is no head");
+    let back = world.table(away);
+    world
+        .run(&format!("alter table {back} rename to head"))
+        .await;
+    // As if that batch were stored.
+    let position = committed(far.append(issue()).await);
+    near.heard(position).await.expect("read");
+    let told = Some(HashMap::from([(world.tenant(), position)]));
+    assert_eq!(here.next().now_or_never(), told);
+    // Once.
+    let position = committed(far.append(issue()).await);
+    near.heard(position).await.expect("read");
+    assert_eq!(here.next().now_or_never(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

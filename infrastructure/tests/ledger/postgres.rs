@@ -36,6 +36,25 @@ pub struct PostgresUnderTest {
 }
 
 impl PostgresUnderTest {
+    /// A schema in a cluster.
+    pub async fn within(cluster: &Cluster) -> Self {
+        let pool = PgPoolOptions::new().connect_lazy_with(cluster.options());
+        let shard = connect_to(cluster);
+        let (clock, doorbell) = (Arc::<TestClock>::default(), Doorbell::default());
+        let tenant = TenantId::new(SystemRandom.id());
+        let migrated = Schema::of(tenant).migrate(&cluster.shard()).await;
+        migrated.expect("a schema");
+        let ledger = open_ledger(tenant, &shard, &clock, &doorbell).await;
+        Self {
+            pool,
+            shard,
+            clock,
+            ledger,
+            tenant,
+            doorbell,
+        }
+    }
+
     /// The ledger as another node has it.
     pub async fn another_node(&self) -> Arc<PostgresLedger> {
         self.another_node_ringing(&self.doorbell).await
@@ -47,7 +66,7 @@ impl PostgresUnderTest {
     }
 
     /// The statement that waits for the head, as soon as one does; none if `task` is done before.
-    async fn waiting<T>(&self, task: &JoinHandle<T>) -> Option<String> {
+    pub async fn waiting<T>(&self, task: &JoinHandle<T>) -> Option<String> {
         let query = "select query from pg_stat_activity \
              where wait_event_type = 'Lock' and query like $1 limit 1";
         let of_this_tenant = format!("%{}%", self.table("head"));
@@ -62,8 +81,29 @@ impl PostgresUnderTest {
         waiting
     }
 
+    /// The ledger as a node has it that is connected once, under this name.
+    pub async fn connected_once(&self, name: &str) -> (Shard, Arc<PostgresLedger>) {
+        let options = Cluster::shared().shard().application_name(name);
+        let shard = Shard::new(options, 1, Duration::from_secs(30), Duration::from_secs(30));
+        let ledger = open_ledger(self.tenant, &shard, &self.clock, &self.doorbell).await;
+        (shard, ledger)
+    }
+
+    /// The server processes of who is connected under a name.
+    pub async fn processes_of(&self, name: &str) -> Vec<i32> {
+        let query = "select pid from pg_stat_activity where application_name = $1";
+        let found = sqlx::query_scalar(query).bind(name);
+        found.fetch_all(&self.pool).await.expect("the activity")
+    }
+
+    /// Runs a statement, from outside.
+    pub async fn run(&self, statement: &str) {
+        let done = sqlx::query(statement).execute(&self.pool).await;
+        done.expect("done");
+    }
+
     /// The head, locked.
-    async fn locked(&self) -> Transaction<'static, Postgres> {
+    pub async fn locked(&self) -> Transaction<'static, Postgres> {
         let mut transaction = self.pool.begin().await.expect("a transaction");
         sqlx::query(&format!("select 1 from {} for update", self.table("head")))
             .execute(&mut *transaction)
@@ -73,14 +113,18 @@ impl PostgresUnderTest {
     }
 
     /// The name of a table of the tenant.
-    fn table(&self, name: &str) -> String {
+    pub fn table(&self, name: &str) -> String {
         format!("t_{}.{name}", self.tenant.to_string().replace('-', ""))
     }
 }
 
 fn connect() -> Shard {
+    connect_to(Cluster::shared())
+}
+
+fn connect_to(cluster: &Cluster) -> Shard {
     Shard::new(
-        Cluster::shared().shard(),
+        cluster.shard(),
         8,
         Duration::from_secs(30),
         Duration::from_secs(30),
@@ -100,22 +144,7 @@ async fn open_ledger(
 
 impl LedgerUnderTest for PostgresUnderTest {
     async fn start() -> Self {
-        let pool = PgPoolOptions::new().connect_lazy_with(Cluster::shared().options());
-        let shard = connect();
-        let (clock, doorbell) = (Arc::<TestClock>::default(), Doorbell::default());
-        let tenant = TenantId::new(SystemRandom.id());
-        let options = Cluster::shared().shard();
-        let migrated = Schema::of(tenant).migrate(&options).await;
-        migrated.expect("a schema");
-        let ledger = open_ledger(tenant, &shard, &clock, &doorbell).await;
-        Self {
-            pool,
-            shard,
-            clock,
-            ledger,
-            tenant,
-            doorbell,
-        }
+        Self::within(Cluster::shared()).await
     }
 
     fn ledger(&self) -> Arc<dyn Ledger> {

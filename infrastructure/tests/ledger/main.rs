@@ -10,6 +10,7 @@ mod cluster;
 mod conformance;
 mod dedicated;
 mod doorbell;
+mod lost;
 mod other_nodes;
 mod postgres;
 mod properties;

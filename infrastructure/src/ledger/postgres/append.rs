@@ -128,13 +128,27 @@ impl PostgresAppend<'_> {
         if self.lock_first {
             limited(connection.work().execute(self.engine.lock.as_str())).await?;
         }
-        let (revision, before) = limited(reader.before(connection.work(), keys, ids)).await?;
+        let read = limited(reader.before(connection.work(), keys, ids)).await;
+        if matches!(read, Err(StoreError::Frozen)) {
+            self.leave(connection).await?;
+            return Err(StoreError::Frozen);
+        }
+        let (revision, before) = read?;
         if !self.lock_first {
             connection.rest();
         }
         self.revision = revision;
         self.connection = Some(connection);
         Ok(before)
+    }
+
+    /// Lets a connection go on which nothing went wrong, and the lock that it may hold.
+    async fn leave(&self, mut connection: RoomConnection) -> Result<(), sqlx::Error> {
+        if self.lock_first {
+            limited(connection.work().execute("rollback")).await?;
+        }
+        connection.rest();
+        Ok(())
     }
 
     /// Whether the head was still where it was read; then all is stored and committed.
@@ -273,9 +287,11 @@ impl Transaction for PostgresAppend<'_> {
         }
     }
 
-    async fn rollback(self) -> Result<(), StoreError> {
-        // A lock is let go with its connection.
-        Ok(())
+    async fn rollback(mut self) -> Result<(), StoreError> {
+        match self.connection.take() {
+            Some(connection) => Ok(self.leave(connection).await?),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,10 +5,12 @@
 //! without a word is told by silence: when nothing has come for a while, it notifies itself, which
 //! also finds out a pooler in between that does not pass notifications on.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use metrics::counter;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
+use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
 /// After how long a silence a connection notifies itself.
@@ -82,24 +84,55 @@ pub async fn listen(
     }
 }
 
-async fn connect(database: &PgConnectOptions, channel: &str) -> Result<PgListener, Lost> {
+/// A listener whose socket is closed with it.
+///
+/// sqlx unlistens on a dropped one, in a task of its own that waits for the answer: of a server that
+/// is silent, for ever. There is no other way to end it, so that task is given to a runtime that runs
+/// nothing and ends at once.
+struct Listening(Option<PgListener>);
+
+impl Listening {
+    fn on(&mut self) -> Result<&mut PgListener, Lost> {
+        self.0.as_mut().ok_or(Lost::Closed)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let Ok(nowhere) = Builder::new_current_thread().build() else {
+            return;
+        };
+        {
+            let _there = nowhere.enter();
+            self.0 = None;
+        }
+        nowhere.shutdown_background();
+    }
+}
+
+async fn connect(database: &PgConnectOptions, channel: &str) -> Result<Listening, Lost> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(PATIENCE)
         .connect_lazy_with(database.clone());
-    let mut listener = PgListener::connect_with(&pool).await?;
+    let mut listening = Listening(Some(PgListener::connect_with(&pool).await?));
+    let listener = listening.on()?;
     listener.eager_reconnect(false);
     timeout(PATIENCE, listener.listen(channel)).await??;
-    Ok(listener)
+    Ok(listening)
 }
 
 /// Passes on what comes, until the connection is lost.
-async fn listen_on(mut listener: PgListener, channel: &str, mut hear: impl FnMut(&str)) -> Lost {
-    loop {
-        match next(&mut listener, channel).await {
-            Ok(notification) => hear(notification.payload()),
-            Err(lost) => return lost,
+async fn listen_on(mut listening: Listening, channel: &str, mut hear: impl FnMut(&str)) -> Lost {
+    let lost = async {
+        let listener = listening.on()?;
+        loop {
+            hear(next(listener, channel).await?.payload());
         }
+    };
+    let lost: Result<Infallible, Lost> = lost.await;
+    match lost {
+        Err(lost) => lost,
     }
 }
 

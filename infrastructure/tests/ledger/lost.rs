@@ -37,3 +37,97 @@ async fn an_append_that_is_refused_costs_no_connection() {
     }
     assert_eq!(world.processes_of(&name).await, before);
 }
+
+#[tokio::test]
+async fn connections_of_a_doorbell_that_fall_silent_are_closed() {
+    let mut relay = Relay::start().await;
+    let (doorbell, node) = (Doorbell::default(), SystemRandom.id());
+    let heard = doorbell.listen();
+    let resident = Resident(TenantId::new(SystemRandom.id()));
+    let _shard = ShardDoorbell::start(&relay.options, &doorbell, node, Arc::new(resident));
+    heard.next().await;
+    relay.silence.cancel();
+    // What it waits for passes at once.
+    pause();
+    for _ in 0..relay.carried.load(Ordering::SeqCst) {
+        let closed = timeout(Duration::from_secs(120), relay.closed.recv()).await;
+        closed.expect("given up and closed").expect("a connection");
+    }
+}
+
+struct Resident(TenantId);
+
+impl Residents for Resident {
+    fn all(&self) -> Vec<TenantId> {
+        vec![self.0]
+    }
+
+    fn has(&self, tenant: TenantId) -> bool {
+        tenant == self.0
+    }
+}
+
+/// What stands before the server, and falls silent when it is told.
+struct Relay {
+    options: PgConnectOptions,
+    silence: CancellationToken,
+    carried: Arc<AtomicUsize>,
+    /// A word for each connection that the client has closed.
+    closed: mpsc::UnboundedReceiver<()>,
+}
+
+impl Relay {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (tell, closed) = mpsc::unbounded_channel();
+        let silence = CancellationToken::new();
+        let carried = Arc::<AtomicUsize>::default();
+        tokio::spawn(accept(
+            listener,
+            silence.clone(),
+            Arc::clone(&carried),
+            tell,
+        ));
+        let options = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(port);
+        let options = options.username("tests").database("postgres");
+        Self {
+            options,
+            silence,
+            carried,
+            closed,
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    silence: CancellationToken,
+    carried: Arc<AtomicUsize>,
+    closed: mpsc::UnboundedSender<()>,
+) {
+    while let Some(accepted) = silence.run_until_cancelled(listener.accept()).await {
+        let (client, _) = accepted.expect("a connection");
+        let server = UnixStream::connect(Cluster::shared().socket()).await;
+        carried.fetch_add(1, Ordering::SeqCst);
+        let server = server.expect("the server");
+        tokio::spawn(carry(client, server, silence.clone(), closed.clone()));
+    }
+    // The system still takes connections for it.
+    std::future::pending::<()>().await;
+}
+
+async fn carry(
+    mut client: TcpStream,
+    mut server: UnixStream,
+    silence: CancellationToken,
+    closed: mpsc::UnboundedSender<()>,
+) {
+    let carry = copy_bidirectional(&mut client, &mut server);
+    let _ = silence.run_until_cancelled(carry).await;
+    let mut unheard = Vec::new();
+    let _ = client.read_to_end(&mut unheard).await;
+    let _ = closed.send(());
+}

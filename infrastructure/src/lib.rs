@@ -6,6 +6,7 @@
 pub mod database;
 pub mod doorbell;
 mod listener;
+mod lost;
 mod patience;
 pub mod portable;
 pub mod shard;

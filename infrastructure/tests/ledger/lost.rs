@@ -38,6 +38,25 @@ async fn an_append_that_is_refused_costs_no_connection() {
     assert_eq!(world.processes_of(&name).await, before);
 }
 
+/// It has no key, so nobody could find out later what became of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_without_a_key_is_resolved_when_the_server_is_started_again() {
+    let cluster = Cluster::start_unsynced();
+    let world = PostgresUnderTest::within(&cluster).await;
+    let start = subscription(world.tenant(), 0, vec![started("pro")]);
+    committed(world.ledger().append(start).await);
+    let held = world.locked().await;
+    let ledger = world.ledger();
+    let append = tokio::spawn(async move { ledger.append(issue()).await });
+    world.waiting(&append).await.expect("it waits for the head");
+    cluster.stop();
+    cluster.start_again();
+    committed(append.await.expect("a task"));
+    drop(held);
+    assert_sound(&*world.ledger()).await;
+    assert_eq!(everything(&*world.ledger()).await.len(), 2);
+}
+
 #[tokio::test]
 async fn connections_of_a_doorbell_that_fall_silent_are_closed() {
     let mut relay = Relay::start().await;

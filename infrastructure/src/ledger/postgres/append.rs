@@ -8,6 +8,7 @@
 //!
 //! The same makes it safe to store again what may have been stored: it is not stored twice.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use domain::event::Decoder;
@@ -16,6 +17,7 @@ use domain::subscription::TenantSubscription;
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
 use sqlx::{Executor, Postgres};
+use tokio::time::Instant;
 
 use super::super::admission::{Admission, Prepared};
 use super::super::column::to_i64;
@@ -25,15 +27,22 @@ use super::super::{
 };
 use super::read::PostgresReader;
 use super::recount;
+use crate::lost::is_lost;
 use crate::patience::limited;
 use crate::shard::RoomConnection;
 
 /// How often another node may be faster before the head is locked.
 const UNLOCKED_ATTEMPTS: usize = 2;
-/// How often a statement is tried again whose answer was lost or that PostgreSQL gave up.
+/// How often a statement is tried again that stores nothing.
 const TRIES_MAX: u32 = 4;
-/// How long to wait before it is tried again; it grows with each time.
+/// How long to wait before a statement is tried again; it grows with each time.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long it is tried to store, or to find out that it was stored, when the answer was lost: a
+/// server that is started again answers within seconds. Meanwhile appends gather in the queue, which
+/// is bounded. One that has no key can be resolved only here.
+const STORE_TRIED_FOR: Duration = Duration::from_secs(5);
 
 /// The tenant's schema, for writing.
 pub(super) struct PostgresEngine {
@@ -274,13 +283,18 @@ impl Transaction for PostgresAppend<'_> {
 
     async fn commit(mut self, _from: Position, admitted: &Admission) -> Result<(), StoreError> {
         let mut tries = 0;
+        let mut lost_at = None;
         loop {
             match self.store_once(admitted, tries > 0).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(StoreError::Moved),
-                Err(error) if passes(&error) && tries < TRIES_MAX => {
+                Err(error) if may_pass(&error) => {
+                    let lost_at = *lost_at.get_or_insert_with(Instant::now);
+                    if lost_at.elapsed() > STORE_TRIED_FOR {
+                        return Err(error.into());
+                    }
                     tries += 1;
-                    tokio::time::sleep(PAUSE * tries).await;
+                    tokio::time::sleep(PAUSE_MAX.min(PAUSE * tries)).await;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -295,18 +309,21 @@ impl Transaction for PostgresAppend<'_> {
     }
 }
 
-/// Whether the same statement may succeed in a moment: the connection was lost, the server stops or
-/// starts, or the transaction was given up for another's sake.
+/// Whether the same statement may succeed in a moment: the connection was lost, or the transaction was
+/// given up for another's sake.
 fn passes(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // The server stops or starts; too many connections; a lock or an idle transaction
-            // took too long; connection exceptions; serialization failure and deadlock.
-            ["57P01", "57P02", "57P03", "53300", "55P03", "25P03"].contains(&&*code)
-                || code.starts_with("08")
-                || code.starts_with("40")
-        }),
-        _ => false,
-    }
+    let timed_out = matches!(error, sqlx::Error::Io(error) if error.kind() == ErrorKind::TimedOut);
+    timed_out || is_lost(error) || is_given_up(error)
+}
+
+/// The same, for whoever can wait until there is a connection again.
+fn may_pass(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::PoolTimedOut) || passes(error)
+}
+
+fn is_given_up(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|it| it.code());
+    // Too many connections; a lock or an idle transaction took too long; serialization failure and
+    // deadlock.
+    code.is_some_and(|it| ["53300", "55P03", "25P03"].contains(&&*it) || it.starts_with("40"))
 }

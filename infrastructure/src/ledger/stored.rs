@@ -22,6 +22,7 @@ use super::admission::Prepared;
 use super::column::to_i64;
 use super::writer::Writer;
 use super::{Engine, Memory, StoreError};
+use crate::lost::read_again;
 
 const WHAT: &str = "the tenant's ledger";
 
@@ -128,11 +129,15 @@ impl<R: Reader> Ledger for StoredLedger<R> {
         kind: AggregateKind,
         id: &str,
     ) -> Result<Vec<SerializedEvent>, Unavailable> {
-        self.reader.load(kind, id).await.map_err(unavailable)
+        read_again(|| self.reader.load(kind, id))
+            .await
+            .map_err(unavailable)
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<RecordedOutcome>, Unavailable> {
-        self.reader.outcome(key).await.map_err(unavailable)
+        read_again(|| self.reader.outcome(key))
+            .await
+            .map_err(unavailable)
     }
 
     async fn next_card_serial(&self) -> Result<u64, Unavailable> {
@@ -174,17 +179,17 @@ impl<R: Reader> Ledger for StoredLedger<R> {
         filter: &HistoryFilter,
         limit: usize,
     ) -> Result<Vec<StoredEvent>, Unavailable> {
-        let history = self.reader.history(filter, limit).await;
+        let history = read_again(|| self.reader.history(filter, limit)).await;
         history.map_err(unavailable)
     }
 
     async fn outcomes(&self, from: Option<&str>, limit: usize) -> Result<OutcomePage, Unavailable> {
-        let page = self.reader.outcomes(from, limit).await;
+        let page = read_again(|| self.reader.outcomes(from, limit)).await;
         page.map_err(unavailable)
     }
 
     async fn card_serials_reserved(&self) -> Result<u64, Unavailable> {
-        let reserved = self.reader.card_serials_reserved().await;
+        let reserved = read_again(|| self.reader.card_serials_reserved()).await;
         reserved.map_err(unavailable)
     }
 }

@@ -38,6 +38,30 @@ async fn an_append_that_is_refused_costs_no_connection() {
     assert_eq!(world.processes_of(&name).await, before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_on_a_connection_that_was_lost_are_answered_all_the_same() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let name = format!("lost-{}", world.tenant());
+    let (shard, ledger) = world.connected_once(&name).await;
+    let cards = PostgresCards::open(world.tenant(), &shard).await;
+    let cards = cards.expect("the cards");
+    cut(&world, &name).await;
+    ledger.outcome("a key").await.expect("read on another");
+    cut(&world, &name).await;
+    cards.next_due().await.expect("read on another");
+    cut(&world, &name).await;
+    shard.answer().await.expect("asked on another");
+}
+
+/// Cuts the connections under a name.
+async fn cut(world: &PostgresUnderTest, name: &str) {
+    let cut = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = '{name}'"
+    );
+    world.run(&cut).await;
+    while !world.processes_of(name).await.is_empty() {}
+}
+
 /// It has no key, so nobody could find out later what became of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_without_a_key_is_resolved_when_the_server_is_started_again() {

@@ -29,6 +29,7 @@ use super::list::Cards;
 use super::table::Table;
 use super::{THE_STORE, rebuild as building};
 use crate::database::unavailable;
+use crate::lost::read_again;
 use crate::patience::{limited, limited_or};
 use crate::shard::{Room, RoomConnection, Shard};
 
@@ -74,27 +75,39 @@ impl PostgresCards {
 #[async_trait]
 impl CardsView for PostgresCards {
     async fn get(&self, id: CardId) -> Result<Option<Card>, Unavailable> {
-        let mut connection = enter(&self.room).await?;
-        let found = limited(self.cards(&mut connection).one(id)).await;
-        connection.done(found).map_err(unavailable(THE_STORE))
+        let read = || async {
+            let mut connection = self.room.connection().await?;
+            let found = limited(self.cards(&mut connection).one(id)).await;
+            connection.done(found)
+        };
+        read_again(read).await.map_err(unavailable(THE_STORE))
     }
 
     async fn list(&self, filter: &CardFilter) -> Result<CardPage, Unavailable> {
-        let mut connection = enter(&self.room).await?;
-        let page = limited(self.cards(&mut connection).page(filter)).await;
-        connection.done(page).map_err(unavailable(THE_STORE))
+        let read = || async {
+            let mut connection = self.room.connection().await?;
+            let page = limited(self.cards(&mut connection).page(filter)).await;
+            connection.done(page)
+        };
+        read_again(read).await.map_err(unavailable(THE_STORE))
     }
 
     async fn due(&self, now: DateTime<Utc>, limit: usize) -> Result<Vec<DueCard>, Unavailable> {
-        let mut connection = enter(&self.room).await?;
-        let due = limited(self.cards(&mut connection).due(now, limit)).await;
-        connection.done(due).map_err(unavailable(THE_STORE))
+        let read = || async {
+            let mut connection = self.room.connection().await?;
+            let due = limited(self.cards(&mut connection).due(now, limit)).await;
+            connection.done(due)
+        };
+        read_again(read).await.map_err(unavailable(THE_STORE))
     }
 
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, Unavailable> {
-        let mut connection = enter(&self.room).await?;
-        let next = limited(self.cards(&mut connection).next_due()).await;
-        connection.done(next).map_err(unavailable(THE_STORE))
+        let read = || async {
+            let mut connection = self.room.connection().await?;
+            let next = limited(self.cards(&mut connection).next_due()).await;
+            connection.done(next)
+        };
+        read_again(read).await.map_err(unavailable(THE_STORE))
     }
 }
 

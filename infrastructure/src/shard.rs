@@ -30,8 +30,10 @@
 //!
 //! A role that is set belongs to the session. None of these connections may go through a pooler
 //! that hands a server connection on after each transaction: it would hand on the room. One that
-//! keeps it for the session (pgbouncer's `pool_mode = session`, with its `DISCARD ALL`) is fine.
-//! `set local` would bear any pooler, for two more round trips a statement: `begin` and `commit`.
+//! keeps it for the session (pgbouncer's `pool_mode = session`, with its `DISCARD ALL`) hands on no
+//! room, but pgbouncer refuses connections that bring settings along (`options`), as these do, or,
+//! told to ignore them, drops the limits among them without a word: go past it. `set local` would bear
+//! any pooler, for two more round trips a statement: `begin` and `commit`.
 
 pub mod schema;
 

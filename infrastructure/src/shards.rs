@@ -118,8 +118,9 @@ pub fn pool(database: &PgConnectOptions, connections_max: u32) -> PgPool {
 /// Statements never read a whole table where an index would do: they find their rows by keys,
 /// and PostgreSQL keeps the plan that it made of a statement while the tenant's tables were small;
 /// when they have grown, that plan reads all of them for every card (a quarter of the issuances/s
-/// at 64 connections). Nor are they planned anew for their values, which never ask for another
-/// plan: with 1,000 tenants that was a quarter of the server's work.
+/// at 64 connections: `cargo run --release --example load -- --engine postgres`, with this line and
+/// without). Nor are they planned anew for their values, which never ask for another plan: with 1,000
+/// tenants that was a quarter of the server's work.
 fn tuned(database: &PgConnectOptions) -> PgConnectOptions {
     database
         .clone()

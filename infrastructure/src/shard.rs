@@ -120,8 +120,9 @@ impl Shard {
         Self(connections)
     }
 
-    /// Asks the server for a sign of life, on one of the shard's connections. If all are in use,
-    /// their users will hear of it.
+    /// Asks the server for a sign of life, on one of the shard's connections, and on a new one if that
+    /// is lost: the server may have been started again since. If all are in use, their users will
+    /// hear of it.
     ///
     /// # Errors
     ///
@@ -132,14 +133,14 @@ impl Shard {
         };
         let idle = self.0.idle().kept.pop();
         let ask = async {
-            match idle {
-                Some(mut kept) => {
-                    kept.connection.ping().await?;
+            if let Some(mut kept) = idle {
+                if let Ok(Ok(())) = timeout(ANSWER_MAX, kept.connection.ping()).await {
                     self.0.idle().kept.push(kept);
-                    Ok(())
+                    return Ok(());
                 }
-                None => self.0.options.connect().await?.close().await,
+                self.0.idle().doubted = Some(Instant::now());
             }
+            self.0.options.connect().await?.close().await
         };
         let answered = timeout(self.0.acquire_max, ask).await;
         answered.unwrap_or(Err(sqlx::Error::PoolTimedOut))

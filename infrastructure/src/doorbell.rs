@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use application::doorbell::{Doorbell, Mailbox};
 use domain::ids::{Position, TenantId};
+use futures::FutureExt;
 use metrics::counter;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
@@ -24,6 +25,8 @@ use uuid::Uuid;
 use crate::listener::{HEARTBEAT, Heard, Lost, PATIENCE, PAUSE_MAX, PAUSE_MIN, listen};
 
 const CHANNEL: &str = "digital_card";
+/// How long it may take to send what was rung last before a doorbell is closed.
+const LAST_RINGS_MAX: Duration = Duration::from_secs(1);
 
 /// The tenants of a shard.
 pub trait Residents: Send + Sync {
@@ -61,7 +64,7 @@ impl ShardDoorbell {
             node,
             residents,
         };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(sender.run()));
+        tasks.spawn(sender.run_until(stop.clone()));
         let listening = listen(shard.clone(), CHANNEL, move |heard| listener.hear(heard));
         tasks.spawn(stop.clone().run_until_cancelled_owned(listening));
         tasks.close();
@@ -71,7 +74,8 @@ impl ShardDoorbell {
         }
     }
 
-    /// Stops sending and listening. What was not sent is found by the others' sweep.
+    /// Stops listening, and sending as soon as what was rung before is sent. What cannot be sent in a
+    /// moment is found by the others' sweep.
     pub async fn close(self) {
         drop(self.stop);
         self.tasks.wait().await;
@@ -88,7 +92,21 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self) {
+    async fn run_until(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.run()).await;
+        if let Some(rung) = self.mailbox.next().now_or_never() {
+            self.take(rung);
+        }
+        if self.unsent.is_empty() {
+            return;
+        }
+        let last = async { self.send(&mut self.connect().await?).await };
+        if let Ok(Err(lost)) | Err(lost) = timeout(LAST_RINGS_MAX, last).await.map_err(Lost::from) {
+            lost.complain("notifying", CHANNEL);
+        }
+    }
+
+    async fn run(&mut self) {
         let mut pause = PAUSE_MIN;
         loop {
             let lost = match self.connect().await {
@@ -112,10 +130,18 @@ impl Sender {
                 return lost;
             }
             *pause = PAUSE_MIN;
-            if let Ok(mut rung) = timeout(HEARTBEAT, self.mailbox.next()).await {
-                rung.retain(|tenant, _| self.residents.has(*tenant));
-                self.unsent = rung;
+            if let Ok(rung) = timeout(HEARTBEAT, self.mailbox.next()).await {
+                self.take(rung);
             }
+        }
+    }
+
+    /// Takes what is rung for tenants of this shard.
+    fn take(&mut self, rung: HashMap<TenantId, Position>) {
+        let here = rung.into_iter().filter(|it| self.residents.has(it.0));
+        for (tenant, position) in here {
+            let newest = self.unsent.entry(tenant).or_default();
+            *newest = position.max(*newest);
         }
     }
 

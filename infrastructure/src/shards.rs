@@ -317,10 +317,11 @@ impl ConnectedShards {
     /// Closes all connections, each as soon as nobody uses it.
     pub async fn close(&self) {
         let all: Vec<_> = self.lock().drain().map(|(_, it)| it).collect();
-        for Connected { shard, doorbell } in all {
-            shard.shard.close().await;
-            doorbell.close().await;
-        }
+        let closing = all.into_iter().map(|connected| async move {
+            connected.shard.shard.close().await;
+            connected.doorbell.close().await;
+        });
+        futures::future::join_all(closing).await;
     }
 
     async fn named(&self, name: &Slug) -> Result<Arc<Place>, Unavailable> {

@@ -164,6 +164,17 @@ async fn what_moves_a_head_after_a_batch_has_failed_is_told_to_the_other_nodes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_rung_right_before_a_doorbell_is_closed_is_sent() {
+    let one = tenant();
+    let (closed, open) = (Node::start(&[one]).await, Node::start(&[one]).await);
+    for position in 1..=20 {
+        closed.doorbell.ring(one, position);
+    }
+    closed.shard.close().await;
+    open.hears(one, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_connections_are_cut_rings_for_all_and_sends_what_was_rung_meanwhile() {
     let (resident, rung) = (tenant(), tenant());
     let (cut, other) = (

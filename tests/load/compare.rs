@@ -71,15 +71,17 @@ pub async fn compare(options: &Options, binary: &Path) -> anyhow::Result<()> {
          {batched:.0} events/s, {PGBENCH_ROWS} a transaction\n"
     );
     println!(
-        "| connections | cards/s | stock service | ratio | pgbench, one a transaction: ratio |"
+        "| connections | cards/s | stock service | ratio | pgbench, one a transaction: ratio | \
+         {PGBENCH_ROWS} a transaction: ratio |"
     );
-    println!("| ---: | ---: | ---: | ---: | ---: |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
     for (row, connections) in options.connections.iter().enumerate() {
         let (ours, stock) = (median(ours[row].clone()), median(stock[row].clone()));
         println!(
-            "| {connections} | {ours:.0} | {stock:.0} | {:.1} | {:.2} |",
+            "| {connections} | {ours:.0} | {stock:.0} | {:.1} | {:.2} | {:.2} |",
             ours / stock,
-            ours / single
+            ours / single,
+            ours / batched
         );
     }
     Ok(())

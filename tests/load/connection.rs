@@ -111,7 +111,13 @@ fn head(received: &[u8]) -> anyhow::Result<Option<(u16, usize, usize)>> {
     let length = text
         .lines()
         .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .context("an answer without Content-Length")?;
-    Ok(Some((status, end + 4, length.1.trim().parse()?)))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = match (status, length) {
+        (204, _) => 0,
+        (_, length) => {
+            let (_, length) = length.context("an answer without Content-Length")?;
+            length.trim().parse()?
+        }
+    };
+    Ok(Some((status, end + 4, length)))
 }

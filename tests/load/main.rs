@@ -11,6 +11,7 @@ mod audit;
 mod compare;
 mod connection;
 mod delays;
+mod enforce;
 mod publish;
 mod service;
 mod store;
@@ -80,6 +81,9 @@ enum Command {
     /// Audit the usage of many tenants, and read their events without doing anything with them, in
     /// turn; print what each took
     Audit(audit::Options),
+    /// Change plans, revoke keys and issue cards on one of two nodes; print how soon the other one acts
+    /// on it
+    Enforce(enforce::Options),
     /// Publish to a private RabbitMQ node: the time to the delivery at half load, and events/s beside
     /// a bare publisher; print the ratio
     Publish(publish::Options),
@@ -124,6 +128,7 @@ fn main() -> anyhow::Result<()> {
             let within = options.directory.as_deref();
             runtime.block_on(audit::audit(wanted, options.engine, &binary, within))
         }
+        Some(Command::Enforce(options)) => runtime.block_on(enforce::enforce(options, &binary)),
         Some(Command::Publish(options)) => runtime.block_on(publish::publish(options, &binary)),
         Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
     }

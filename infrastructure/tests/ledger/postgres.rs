@@ -267,7 +267,7 @@ async fn appends_whose_connection_is_cut_are_done_once_and_answered() {
             keys.push((key, position));
         }
     }
-    // Looked at over connections that nobody cut: a read on one that died idle fails once.
+    // As another node finds it.
     let other = world.another_node().await;
     assert_sound(&*other).await;
     assert_eq!(everything(&*other).await.len(), 1 + keys.len());

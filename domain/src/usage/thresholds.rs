@@ -4,6 +4,10 @@
 //! more of them or because the limit fell. It is told once; it can be reached again after they
 //! were below it, because there were fewer of them or because the limit rose.
 //!
+//! What is appended together counts together: a card that is replaced makes room for nobody but the
+//! one that takes its place. Only the order of events tells what belongs together, so an event that
+//! is never the last of its append reaches nothing and leaves nothing.
+//!
 //! Everything follows from the events and the times at which they were recorded, so whoever follows
 //! a ledger again comes to the same. Those times are of several nodes' clocks and may go back a
 //! little from one event to the next; what has ended by the latest of them stays ended.
@@ -12,8 +16,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Usage, UsageEvent};
+use crate::card::{CardEvent, Status};
 use crate::event::Event;
-use crate::subscription::TenantSubscription;
+use crate::subscription::{SubscriptionEvent, TenantSubscription};
 
 /// The parts of the limit that are told, in percent.
 pub const THRESHOLDS: [u32; 3] = [80, 90, 100];
@@ -30,6 +35,10 @@ pub struct Thresholds {
     /// The latest time at which an event was recorded.
     #[serde(default)]
     latest: DateTime<Utc>,
+    /// When the last event was recorded, if it was the end of a card's time: a renewal may follow
+    /// in the same append.
+    #[serde(default)]
+    just_expired: Option<DateTime<Utc>>,
 }
 
 impl Thresholds {
@@ -41,7 +50,22 @@ impl Thresholds {
             Event::Catalogue(_) | Event::Usage(_) => {}
         }
         self.latest = self.latest.max(at);
-        self.level_before = self.level;
+        let renewed_at_once = matches!(
+            event,
+            Event::Card(CardEvent::CardRenewed {
+                from: Status::Expired,
+                ..
+            })
+        ) && self.just_expired == Some(at);
+        let expired = matches!(event, Event::Card(CardEvent::CardExpired { .. }));
+        self.just_expired = expired.then_some(at);
+        // Of what is appended together, the level before the first counts.
+        if !renewed_at_once {
+            self.level_before = self.level;
+        }
+        if is_followed_by_another(event) {
+            return;
+        }
         self.level = level(
             self.usage.in_circulation(),
             self.subscription.card_limit(self.latest),
@@ -70,6 +94,16 @@ impl Thresholds {
     pub const fn level(&self) -> u32 {
         self.level
     }
+}
+
+/// Whether more is always appended together with it: the card that takes the place of a replaced one,
+/// the plan that a trial was converted to.
+const fn is_followed_by_another(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Card(CardEvent::CardReplaced { .. })
+            | Event::Subscription(SubscriptionEvent::TrialConverted { .. })
+    )
 }
 
 /// Without a limit there is no part of it; and where nothing is used, none is reached.

@@ -4,12 +4,19 @@ use chrono::{DateTime, Utc};
 use domain::card::{CardEvent, Status};
 use domain::catalogue::{FeatureValue, feature};
 use domain::event::Event;
-use domain::subscription::{SubscriptionEvent, SuspensionCause, TenantSubscription};
+use domain::ids::CardId;
+use domain::subscription::{
+    Attribution, Effective, SubscriptionCommand, SubscriptionEvent, SuspensionCause,
+    TenantSubscription,
+};
 use domain::usage::thresholds::{THRESHOLDS, Thresholds};
 use domain::usage::{Usage, UsageEvent};
 use proptest::prelude::*;
 
-use crate::examples::{ada, day, granted, issued_for_ever, just_before, override_with, started};
+use crate::examples::{
+    ada, card_id, day, granted, issued_for_ever, just_before, override_with, plan, started,
+};
+use crate::given::after;
 
 /// Nothing was told.
 const NOTHING: [u32; 0] = [];
@@ -57,6 +64,21 @@ impl Story {
         let revoke = |_| self.happened(revocation(), day(1));
         (0..cards).flat_map(revoke).collect()
     }
+
+    /// Appends these events together; what that told.
+    fn appended<E: Into<Event>>(
+        &mut self,
+        events: impl IntoIterator<Item = E>,
+        at: DateTime<Utc>,
+    ) -> Vec<u32> {
+        let happen = |event: E| self.happened(event, at);
+        events.into_iter().flat_map(happen).collect()
+    }
+
+    /// Replaces a card; what that told.
+    fn replaced(&mut self) -> Vec<u32> {
+        self.appended([replacement(card_id(2)), issued_for_ever()], day(2))
+    }
 }
 
 fn percent(event: &UsageEvent) -> u32 {
@@ -70,6 +92,30 @@ fn revocation() -> CardEvent {
     CardEvent::CardRevoked {
         from: Status::Issued,
         at: day(1),
+    }
+}
+
+fn replacement(by: CardId) -> CardEvent {
+    CardEvent::CardReplaced {
+        from: Status::Issued,
+        by,
+        at: day(2),
+    }
+}
+
+fn expiry() -> CardEvent {
+    CardEvent::CardExpired {
+        from: Status::Issued,
+        at: day(2),
+    }
+}
+
+fn renewal() -> CardEvent {
+    CardEvent::CardRenewed {
+        from: Status::Expired,
+        to: Status::Active,
+        expires_at: day(50),
+        at: day(3),
     }
 }
 
@@ -110,6 +156,59 @@ fn a_threshold_is_told_again_after_the_usage_was_below_it() {
     assert_eq!(story.issued(1), [90]);
     assert_eq!(story.revoked(2), NOTHING);
     assert_eq!(story.issued(2), [80, 90]);
+}
+
+#[test]
+fn a_card_that_takes_the_place_of_another_reaches_nothing_again() {
+    for cards in 7..=10 {
+        let mut story = Story::with_limit(10);
+        story.issued(cards);
+        let level = story.thresholds.level();
+        assert_eq!(story.replaced(), NOTHING, "at {cards} of 10");
+        assert_eq!(story.replaced(), NOTHING, "at {cards} of 10, again");
+        assert_eq!(story.thresholds.level(), level);
+    }
+    // What is revoked makes room, also before a replacement.
+    let mut story = Story::with_limit(10);
+    story.issued(10);
+    story.revoked(1);
+    assert_eq!(story.replaced(), NOTHING);
+    assert_eq!(story.issued(1), [100]);
+}
+
+#[test]
+fn a_card_that_is_renewed_as_its_time_is_over_reaches_nothing_again() {
+    let mut story = Story::with_limit(10);
+    story.issued(10);
+    assert_eq!(story.appended([expiry(), renewal()], day(3)), NOTHING);
+    assert_eq!(story.thresholds.level(), 100);
+    // There was room meanwhile, if the end was recorded before.
+    assert_eq!(story.appended([expiry()], day(4)), NOTHING);
+    assert_eq!(story.appended([renewal()], day(5)), [100]);
+}
+
+#[test]
+fn a_trial_that_is_converted_reaches_nothing_on_the_way() {
+    let tried = SubscriptionEvent::TrialStarted {
+        plan: plan("enterprise"),
+        ends_at: day(15),
+        attribution: Attribution::default(),
+        at: day(1),
+    };
+    let tenant: TenantSubscription = after([started("free"), tried.clone()]);
+    let converted = tenant.decide(SubscriptionCommand::ChangePlan {
+        to: plan("enterprise"),
+        effective: Effective::Now,
+        at: day(2),
+    });
+    let converted = converted.expect("allowed");
+    assert_eq!(converted.len(), 2);
+
+    let mut story = Story::default();
+    story.appended([started("free"), tried], day(1));
+    assert_eq!(story.issued(600), NOTHING);
+    assert_eq!(story.appended(converted, day(2)), NOTHING);
+    assert_eq!(story.thresholds.level(), 0);
 }
 
 #[test]

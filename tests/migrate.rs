@@ -152,6 +152,25 @@ async fn all_tenants_on_a_plan_are_migrated_and_the_others_are_not() {
 }
 
 #[tokio::test]
+async fn who_has_cancelled_is_left_as_it_is_and_fails_nothing() {
+    let service = Service::start();
+    let landlord = service.landlord();
+    let tenant = service.tenant("free").await;
+    for effective in ["now", "period_end"] {
+        let leaving = service.tenant("free").await;
+        let cancel = json!({ "effective": effective });
+        let path = subscription(&leaving, "cancel");
+        landlord.put(&path, &cancel).await.expect(200);
+    }
+    revise(&service, 600).await;
+    landlord.post(MIGRATE, &json!({})).await.expect(202);
+    let done = finished(&service).await;
+    let counts = [&done["migrated"], &done["unchanged"], &done["failed"]];
+    assert_eq!(counts, [1, 2, 0], "{done}");
+    assert_eq!(limit(&tenant).await, 600);
+}
+
+#[tokio::test]
 async fn a_tenant_that_fails_is_named_and_holds_up_no_other() {
     let mut service = Service::start();
     let (well, broken) = (service.tenant("free").await, service.tenant("free").await);

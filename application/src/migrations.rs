@@ -13,7 +13,7 @@ use domain::catalogue::{
     PlanKey, PlanMigration, PlanTerms,
 };
 use domain::ids::TenantId;
-use domain::subscription::{SubscriptionCommand, TenantSubscription};
+use domain::subscription::{SubscriptionCommand, SubscriptionRefusal, TenantSubscription};
 use domain::usage::Usage;
 use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Application;
 use crate::commands::Done;
-use crate::error::{Error, causes};
+use crate::error::{Error, Refusal, causes};
 use crate::ports::Unavailable;
 use crate::scope::{Command, Role, Scope};
 use crate::subscriptions::SubscriptionState;
@@ -381,11 +381,13 @@ impl Application {
         let migrate = async {
             let store = self.known_store(tenant).await?;
             let before = store.ledger.head().subscription_version;
-            if let TenantSubscription::Cancelled { .. } = *store.ledger.head().subscription {
-                return Ok(false);
+            match self.migrate_subscription(command, tenant).await {
+                // It ends, or has ended, on the terms that it has.
+                Err(Error::Refused(Refusal::Subscription(SubscriptionRefusal::Cancelled))) => {
+                    Ok(false)
+                }
+                done => Ok(done?.version != before),
             }
-            let done = self.migrate_subscription(command, tenant).await?;
-            Ok(done.version != before)
         };
         let late = |late| Unavailable::because("the tenant's store", late).into();
         timeout(TENANT_MAX, migrate).await.map_err(late).flatten()

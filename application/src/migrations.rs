@@ -321,9 +321,19 @@ impl Application {
             if migration.finished_at.is_some() {
                 return Ok(());
             }
+            // As long as it runs, its version is the newest.
+            let to = edition.catalogue.plan(plan.as_str());
+            let Some(to) = to.filter(|to| to.version == migration.version) else {
+                return Err(Error::Internal(format!(
+                    "a migration to version {} of {plan}, which is no longer known",
+                    migration.version
+                )));
+            };
             let page = self.on_plan(plan, migration.after, PAGE_TENANTS).await?;
             if let Some(last) = page.last() {
-                let page = self.migrate_page(migration, &page, last.tenant.id).await?;
+                let page = self
+                    .migrate_page(migration, to, &page, last.tenant.id)
+                    .await?;
                 let progress = |at| CatalogueCommand::ProgressMigration {
                     key: plan.clone(),
                     version: migration.version,
@@ -346,13 +356,14 @@ impl Application {
     async fn migrate_page(
         &self,
         migration: &PlanMigration,
+        to: &PlanTerms,
         tenants: &[TenantOverview],
         after: TenantId,
     ) -> Result<MigratedPage, Error> {
         let command = self.command_of(migration)?;
         let migrate = |tenant: TenantId| {
             let command = &command;
-            async move { (tenant, self.migrate_one(command, tenant).await) }
+            async move { (tenant, self.migrate_one(command, tenant, to).await) }
         };
         let ids = tenants.iter().map(|it| it.tenant.id).collect::<Vec<_>>();
         let done = stream::iter(ids).map(migrate);
@@ -377,11 +388,17 @@ impl Application {
     }
 
     /// Whether there was anything to change.
-    async fn migrate_one(&self, command: &Command, tenant: TenantId) -> Result<bool, Error> {
+    async fn migrate_one(
+        &self,
+        command: &Command,
+        tenant: TenantId,
+        to: &PlanTerms,
+    ) -> Result<bool, Error> {
         let migrate = async {
             let store = self.known_store(tenant).await?;
             let before = store.ledger.head().subscription_version;
-            match self.migrate_subscription(command, tenant).await {
+            let migrate = |at| SubscriptionCommand::MigratePlan { to: to.clone(), at };
+            match self.change_subscription(command, tenant, migrate).await {
                 // It ends, or has ended, on the terms that it has.
                 Err(Error::Refused(Refusal::Subscription(SubscriptionRefusal::Cancelled))) => {
                     Ok(false)

@@ -81,15 +81,16 @@ pub struct VersionPreviewBody {
 pub struct PlanMigrationBody {
     /// The newest version when it began.
     pub version: u32,
-    /// `running` or `finished`.
+    /// `running`, `finished`, or `superseded`: it went no further because the plan got its next
+    /// version.
     pub state: &'static str,
     /// The API key that asked.
     pub by: String,
     /// When it began.
     pub started_at: DateTime<Utc>,
-    /// When the last tenant was looked at.
+    /// When the last tenant was looked at, or the plan got its next version.
     pub finished_at: Option<DateTime<Utc>>,
-    /// How many tenants were brought to the newest version.
+    /// How many tenants were brought to the version.
     pub migrated: u64,
     /// How many had nothing to be changed.
     pub unchanged: u64,
@@ -247,6 +248,7 @@ impl From<PlanMigration> for PlanMigrationBody {
             version: migration.version,
             state: match migration.finished_at {
                 None => "running",
+                Some(_) if migration.superseded => "superseded",
                 Some(_) => "finished",
             },
             by: migration.by,

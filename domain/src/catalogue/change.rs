@@ -409,7 +409,13 @@ impl Catalogue {
             Event::FeatureRevived { slug, .. } => {
                 self.kills.remove(&slug);
             }
-            Event::PlanDefined { plan, .. } | Event::PlanRevised { plan, .. } => {
+            Event::PlanDefined { plan, .. } => {
+                self.plans.insert(plan.key.clone(), plan);
+            }
+            Event::PlanRevised { plan, at } => {
+                if let Some(migration) = self.migrations.get_mut(&plan.key) {
+                    migration.supersede(at);
+                }
                 self.plans.insert(plan.key.clone(), plan);
             }
             Event::PlanArchived { key, .. } => {

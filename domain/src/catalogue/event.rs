@@ -75,7 +75,8 @@ pub enum CatalogueEvent {
         /// When it happened.
         at: DateTime<Utc>,
     },
-    /// A plan got its next version; existing subscriptions keep theirs until migrated.
+    /// A plan got its next version; existing subscriptions keep theirs until migrated. A migration
+    /// to the version before goes no further.
     PlanRevised {
         /// The new version's terms.
         plan: PlanTerms,

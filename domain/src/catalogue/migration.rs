@@ -31,8 +31,11 @@ pub struct PlanMigration {
     pub failed: u64,
     /// The first of those, and why.
     pub failures: Vec<MigrationFailure>,
-    /// When the last tenant was looked at.
+    /// When the last tenant was looked at, or the plan got its next version.
     pub finished_at: Option<DateTime<Utc>>,
+    /// Whether it went no further because the plan got its next version.
+    #[serde(default)]
+    pub superseded: bool,
 }
 
 /// What became of the tenants that were looked at together.
@@ -61,6 +64,15 @@ impl PlanMigration {
             failed: 0,
             failures: Vec::new(),
             finished_at: None,
+            superseded: false,
+        }
+    }
+
+    /// The plan has got its next version: nobody is brought to this one any more.
+    pub(super) const fn supersede(&mut self, at: DateTime<Utc>) {
+        if self.finished_at.is_none() {
+            self.finished_at = Some(at);
+            self.superseded = true;
         }
     }
 

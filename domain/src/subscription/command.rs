@@ -28,10 +28,11 @@ pub enum SubscriptionCommand {
         /// When.
         at: DateTime<Utc>,
     },
-    /// Bring the plan to another version of its terms; a change to come still comes. Nothing, for a
-    /// tenant that has gone over to another plan.
+    /// Bring the plan to a newer version of its terms. A change to another plan, or to a version
+    /// that is newer still, comes all the same. Nothing, for a tenant that has gone over to another
+    /// plan or has a newer version.
     MigratePlan {
-        /// The same plan's other terms.
+        /// The same plan's newer terms.
         to: PlanTerms,
         /// When.
         at: DateTime<Utc>,

@@ -119,12 +119,23 @@ impl Terms {
         converted.into_iter().chain([changed]).collect()
     }
 
-    /// What happens when the plan gets other terms at `at`.
+    /// What happens when the plan gets newer terms at `at`. Those of the same plan that were to come,
+    /// if no newer, would undo it and are off.
     pub(super) fn migrate(&self, to: PlanTerms, at: DateTime<Utc>) -> Vec<SubscriptionEvent> {
-        match to.key == self.plan.key && to != self.plan {
-            true => self.go_over(to, Attribution::default(), at),
-            false => vec![],
+        if to.key != self.plan.key || to.version < self.plan.version {
+            return vec![];
         }
+        let outdated =
+            |change: &ScheduledChange| change.to.key == to.key && change.to.version <= to.version;
+        let superseded = match self.scheduled.as_ref().is_some_and(outdated) {
+            true => self.unschedule(at).unwrap_or_default(),
+            false => vec![],
+        };
+        let migrated = match to == self.plan {
+            true => vec![],
+            false => self.go_over(to, Attribution::default(), at),
+        };
+        [superseded, migrated].concat()
     }
 
     pub(super) fn unschedule(

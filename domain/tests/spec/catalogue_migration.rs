@@ -1,11 +1,12 @@
 //! How far a plan's tenants are brought to its newest version is counted once.
 
 use domain::catalogue::{
-    Catalogue, CatalogueCommand as Command, CatalogueEvent as Event, MigratedPage, MigrationFailure,
+    Catalogue, CatalogueCommand as Command, CatalogueEvent as Event, MigratedPage,
+    MigrationFailure, PlanTerms,
 };
 
 use crate::catalogue_changes::{key, standard, with};
-use crate::examples::{day, tenant_id};
+use crate::examples::{day, plan, tenant_id};
 use crate::given::{after, given};
 
 fn started() -> Event {
@@ -112,6 +113,46 @@ fn a_migration_ends_once_and_can_be_begun_again() {
         .when(progress(1))
         .then_nothing();
     given::<Catalogue>(over).when(start()).then([started()]);
+}
+
+#[test]
+fn a_migration_goes_no_further_when_the_plan_gets_its_next_version() {
+    let revised = Event::PlanRevised {
+        plan: PlanTerms {
+            version: 2,
+            ..plan("free")
+        },
+        at: day(2),
+    };
+    let other = Event::PlanRevised {
+        plan: PlanTerms {
+            version: 2,
+            ..plan("pro")
+        },
+        at: day(2),
+    };
+    let meanwhile = with([started(), other]);
+    given::<Catalogue>(meanwhile)
+        .when(progress(5))
+        .then([progressed(5)]);
+    let superseded = with([started(), revised.clone()]);
+    given::<Catalogue>(superseded.clone())
+        .when(progress(5))
+        .then_nothing();
+    given::<Catalogue>(superseded.clone())
+        .when(finish())
+        .then_nothing();
+    let catalogue: Catalogue = after(superseded);
+    let migration = &catalogue.migrations[&key("free")];
+    assert!(migration.superseded);
+    assert_eq!(migration.finished_at, Some(day(2)));
+    // One that is over by then has reached its end.
+    let finished = Event::PlanMigrationFinished {
+        key: key("free"),
+        at: day(1),
+    };
+    let catalogue: Catalogue = after(with([started(), finished, revised]));
+    assert!(!catalogue.migrations[&key("free")].superseded);
 }
 
 #[test]

@@ -129,6 +129,51 @@ fn new_terms_of_the_same_plan_leave_the_change_to_come() {
 }
 
 #[test]
+fn new_terms_of_the_same_plan_are_not_undone_by_older_ones_that_were_to_come() {
+    let version = |version| PlanTerms {
+        version,
+        ..plan("pro")
+    };
+    let to_come = |version_to_come| SubscriptionEvent::PlanChangeScheduled {
+        to: version(version_to_come),
+        effective_at: day(31),
+        attribution: Attribution::default(),
+        at: day(3),
+    };
+    let migrate_to = |to| SubscriptionCommand::MigratePlan {
+        to: version(to),
+        at: day(5),
+    };
+    let taken_off = SubscriptionEvent::PlanChangeUnscheduled {
+        to: plan("pro").key,
+        at: day(5),
+    };
+    let migrated_to = |to| SubscriptionEvent::PlanUpgraded {
+        from: plan("pro").key,
+        to: version(to),
+        attribution: Attribution::default(),
+        at: day(5),
+    };
+    for outdated in [2, 3] {
+        given::<TenantSubscription>([started("pro"), to_come(outdated)])
+            .when(migrate_to(3))
+            .then([taken_off.clone(), migrated_to(3)]);
+    }
+    let migrated = [started("pro"), migrated_to(3), to_come(2)];
+    given::<TenantSubscription>(migrated.clone())
+        .when(migrate_to(3))
+        .then([taken_off]);
+    // What is newer than both still comes.
+    given::<TenantSubscription>([started("pro"), to_come(4)])
+        .when(migrate_to(3))
+        .then([migrated_to(3)]);
+    // And nobody is brought back.
+    given::<TenantSubscription>(migrated)
+        .when(migrate_to(2))
+        .then_nothing();
+}
+
+#[test]
 fn to_choose_the_same_plan_anew_takes_the_place_of_the_change_to_come() {
     given::<TenantSubscription>([started("enterprise"), scheduled("free", day(31), 3)])
         .when(SubscriptionCommand::ChangePlan {

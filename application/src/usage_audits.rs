@@ -206,7 +206,7 @@ impl Application {
                     .map_err(|error| Error::Internal(format!("a recorded outcome: {error}")))?;
                 Ok(done(audit, true))
             }
-            Begun::Busy | Begun::Taken => Err(Refusal::AuditRunning.into()),
+            Begun::Busy | Begun::Taken(_) => Err(Refusal::AuditRunning.into()),
         }
     }
 

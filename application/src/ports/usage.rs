@@ -7,7 +7,7 @@ use domain::usage::Usage;
 use uuid::Uuid;
 
 use super::{AppendError, Appended, IdempotencyRecord, LandlordError, Recorded, Unavailable};
-use crate::usage_audits::{Night, UsageAudit};
+use crate::usage_audits::{AuditState, Night, UsageAudit};
 
 /// Counts the cards of ledgers again, from their first events.
 #[async_trait]
@@ -88,8 +88,8 @@ pub enum Begun {
     Recorded(Recorded),
     /// Another one is running.
     Busy,
-    /// Some node has begun the one of this night.
-    Taken,
+    /// Some node has begun the one of this night, which is running or has finished.
+    Taken(AuditState),
 }
 
 /// What processes remember of a tenant, in the tenant's own store.

@@ -5,13 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Days, FixedOffset, NaiveTime, Utc};
+use chrono::{DateTime, Days, FixedOffset, NaiveDate, NaiveTime, Utc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{AuditState, UsageAudit};
+use super::AuditState;
 use crate::Application;
-use crate::error::{Error, Refusal};
+use crate::error::causes;
 use crate::ports::Recorded;
 use crate::ports::usage::Begun;
 
@@ -20,6 +20,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(600);
 /// The pause before a night's audit is tried again, because another one runs, the landlord's
 /// database did not answer, or it was interrupted.
 const PAUSE: Duration = Duration::from_secs(60);
+/// The pause before a night that another node audits is looked at again: long enough for that
+/// node to count as dead, if it is.
+const ABANDONED_AFTER: Duration = Duration::from_secs(super::ABANDONED_AFTER.num_seconds() as u64);
 
 /// A time of day, at a distance to UTC: `03:00`, `03:00+02:00`. It does not follow summer time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,39 +75,57 @@ impl fmt::Display for TimeOfDay {
 impl TimeOfDay {
     /// When it is this time next, after `now`, and which night that is.
     pub fn next_after(self, now: DateTime<Utc>) -> (DateTime<Utc>, Night) {
-        let today = now.with_timezone(&self.offset).date_naive();
-        let at = |date: chrono::NaiveDate| {
-            let local = date.and_time(self.time);
-            (local - self.offset).and_utc()
-        };
-        let date = match at(today) > now {
-            true => today,
+        let today = self.date_of(now);
+        match self.of(today) {
+            (due, night) if due > now => (due, night),
             // The last day that there is has no next one; nobody waits for it.
-            false => today.checked_add_days(Days::new(1)).unwrap_or(today),
-        };
-        (at(date), Night(date.to_string()))
+            _ => self.of(today.checked_add_days(Days::new(1)).unwrap_or(today)),
+        }
+    }
+
+    /// When it was this time last, by `now`, and which night that was.
+    pub fn last_by(self, now: DateTime<Utc>) -> (DateTime<Utc>, Night) {
+        let today = self.date_of(now);
+        match self.of(today) {
+            (due, night) if due <= now => (due, night),
+            _ => self.of(today.checked_sub_days(Days::new(1)).unwrap_or(today)),
+        }
+    }
+
+    /// The night to audit after that of `due`: the last one, if another has come meanwhile.
+    fn following(self, due: DateTime<Utc>, now: DateTime<Utc>) -> (DateTime<Utc>, Night) {
+        match self.last_by(now) {
+            last if last.0 > due => last,
+            _ => self.next_after(due.max(now)),
+        }
+    }
+
+    fn date_of(self, now: DateTime<Utc>) -> NaiveDate {
+        now.with_timezone(&self.offset).date_naive()
+    }
+
+    fn of(self, date: NaiveDate) -> (DateTime<Utc>, Night) {
+        let local = date.and_time(self.time);
+        ((local - self.offset).and_utc(), Night(date.to_string()))
     }
 }
 
 /// Runs the audits that are asked for on this node, and that of every night, if there is a time for
-/// it, until stopped.
+/// it, until stopped. A night whose audit another node has begun is looked at until that has
+/// finished it: should the node die, this one takes over.
 pub async fn run_usage_audits(
     application: Arc<Application>,
     at: Option<TimeOfDay>,
     stop: CancellationToken,
 ) {
-    let mut next = at.map(|at| at.next_after(application.clock.now()));
+    let mut next = at.map(|at| application.first_night(at));
     let mut pause = Duration::ZERO;
     loop {
-        let sleep_for = match &next {
-            Some((due, _)) => {
-                let ahead = (*due - application.clock.now())
-                    .to_std()
-                    .unwrap_or_default();
-                ahead.max(pause).min(SLEEP_MAX)
-            }
-            None => SLEEP_MAX,
-        };
+        let now = application.clock.now();
+        let sleep_for = next.as_ref().map_or(SLEEP_MAX, |(due, _)| {
+            let ahead = (*due - now).to_std().unwrap_or_default();
+            ahead.max(pause).min(SLEEP_MAX)
+        });
         tokio::select! {
             () = stop.cancelled() => return,
             audit = application.auditor.asked() => {
@@ -118,34 +139,53 @@ pub async fn run_usage_audits(
         if application.clock.now() < *due {
             continue;
         }
-        pause = Duration::ZERO;
-        match application.begin_night(night).await {
-            Ok(Some(audit)) => match application.run_usage_audit(audit, &stop).await {
-                AuditState::Interrupted => {
-                    pause = PAUSE;
-                    continue;
-                }
-                AuditState::Running | AuditState::Finished => {}
-            },
-            Ok(None) => {}
-            Err(why) => {
-                tracing::warn!(night = night.as_str(), error = %why, "the usage audit waits");
-                pause = PAUSE;
-                continue;
+        match application.run_night(night, &stop).await {
+            Some(again) => pause = again,
+            None => {
+                pause = Duration::ZERO;
+                next = Some(at.following(*due, application.clock.now()));
             }
         }
-        next = Some(at.next_after((*due).max(application.clock.now())));
     }
 }
 
 impl Application {
-    /// Begins the audit of a night, unless a node has done so.
-    async fn begin_night(&self, night: &Night) -> Result<Option<UsageAudit>, Error> {
+    /// The night to begin with: the last one, whose audit may have been interrupted or missed, if
+    /// there was anybody to audit then; else the next.
+    fn first_night(&self, at: TimeOfDay) -> (DateTime<Utc>, Night) {
+        let now = self.clock.now();
+        let (due, night) = at.last_by(now);
+        let tenants = self.directory.all();
+        match tenants.iter().any(|tenant| tenant.created_at < due) {
+            true => (due, night),
+            false => at.next_after(now),
+        }
+    }
+
+    /// Runs the audit of a night, unless another node has begun it. Nothing, if that night is over;
+    /// else how long until it is to be looked at again.
+    async fn run_night(&self, night: &Night, stop: &CancellationToken) -> Option<Duration> {
         let audit = self.new_audit(None);
-        match self.record_audit(&audit, Some(night), None).await? {
-            Begun::Recorded(Recorded::New) => Ok(Some(audit)),
-            Begun::Recorded(Recorded::Replayed(_)) | Begun::Taken => Ok(None),
-            Begun::Busy => Err(Refusal::AuditRunning.into()),
+        let ended = match self.record_audit(&audit, Some(night), None).await {
+            Ok(Begun::Recorded(Recorded::New)) => self.run_usage_audit(audit, stop).await,
+            // Nobody gives a night an idempotency key: there is nothing to answer again.
+            Ok(Begun::Recorded(Recorded::Replayed(_))) => AuditState::Finished,
+            Ok(Begun::Taken(AuditState::Running)) => return Some(ABANDONED_AFTER),
+            Ok(Begun::Taken(state)) => state,
+            Ok(Begun::Busy) => {
+                let why = "another one is running";
+                tracing::info!(night = night.as_str(), why, "the usage audit waits");
+                AuditState::Interrupted
+            }
+            Err(error) => {
+                let error = causes(&error);
+                tracing::warn!(night = night.as_str(), error, "the usage audit waits");
+                AuditState::Interrupted
+            }
+        };
+        match ended {
+            AuditState::Finished => None,
+            AuditState::Running | AuditState::Interrupted => Some(PAUSE),
         }
     }
 }
@@ -196,6 +236,41 @@ mod tests {
                 next(at, now),
                 (due.to_owned(), night.to_owned()),
                 "{at} at {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_night_is_the_one_before_the_next() {
+        for (at, now, due, night) in [
+            (
+                "03:00",
+                "2026-01-31T03:00:00Z",
+                "2026-01-31T03:00:00+00:00",
+                "2026-01-31",
+            ),
+            (
+                "03:00",
+                "2026-01-31T02:59:59Z",
+                "2026-01-30T03:00:00+00:00",
+                "2026-01-30",
+            ),
+            (
+                "03:00+05:30",
+                "2026-01-31T20:00:00Z",
+                "2026-01-30T21:30:00+00:00",
+                "2026-01-31",
+            ),
+        ] {
+            let now = now.parse::<DateTime<Utc>>().expect("a time");
+            let (last, found) = time(at).last_by(now);
+            assert_eq!(
+                (last.to_rfc3339(), found.0),
+                (due.to_owned(), night.to_owned())
+            );
+            assert_eq!(
+                time(at).next_after(now).0,
+                last + chrono::TimeDelta::days(1)
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use application::ports::usage::{Begun, UsageAuditRecords};
 use application::ports::{IdempotencyRecord, LandlordError, Recorded, Unavailable};
-use application::usage_audits::{Night, REPORTS_MAX, UsageAudit};
+use application::usage_audits::{AuditState, Night, REPORTS_MAX, UsageAudit};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -65,9 +65,9 @@ impl UsageAuditRecords for LandlordDatabase {
                 Ok(Begun::Recorded(Recorded::New))
             }
             false => {
-                let taken = is_taken(&mut *transaction, night).await.map_err(failed)?;
+                let taken = taken(&mut *transaction, night).await.map_err(failed)?;
                 transaction.rollback().await.map_err(failed)?;
-                Ok(if taken { Begun::Taken } else { Begun::Busy })
+                Ok(taken.map_or(Begun::Busy, Begun::Taken))
             }
         }
     }
@@ -126,13 +126,15 @@ fn interrupt(since: i64) -> Statement {
     statement(sql).bind(since)
 }
 
-async fn is_taken(
+/// How the audit of a night is, if there is one.
+async fn taken(
     transaction: &mut dyn Transaction,
     night: Option<&Night>,
-) -> Result<bool, sqlx::Error> {
-    let select = statement("select id from usage_audits where night = $1");
+) -> Result<Option<AuditState>, sqlx::Error> {
+    let select = statement("select state from usage_audits where night = $1");
     let select = select.bind(night.map(Night::as_str));
-    Ok(!transaction.run(select).await?.is_empty())
+    let found = transaction.run(select).await?;
+    found.first().map(|row| row::word(row.get(0)?)).transpose()
 }
 
 /// Lets go of the oldest reports.

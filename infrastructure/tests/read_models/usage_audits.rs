@@ -145,13 +145,15 @@ async fn of_two_nodes_one_begins_the_audit_of_a_night<E: LandlordUnderTest>() {
     );
     let (first, second) = both.await;
     let mut both = [first, second];
-    both.sort_by_key(|begun| *begun == Begun::Taken);
-    assert_eq!(both, [Begun::Recorded(Recorded::New), Begun::Taken]);
+    let running = Begun::Taken(AuditState::Running);
+    both.sort_by_key(|begun| *begun == running);
+    assert_eq!(both, [Begun::Recorded(Recorded::New), running]);
     for n in [1, 2] {
         let told = landlord.records.report(&finished(&audit(n))).await;
         told.expect("told");
     }
-    assert_eq!(begun_at(&landlord, 3, &tonight).await, Begun::Taken);
+    let over = Begun::Taken(AuditState::Finished);
+    assert_eq!(begun_at(&landlord, 3, &tonight).await, over);
     let next = begun_at(&landlord, 3, &night(2)).await;
     assert_eq!(next, Begun::Recorded(Recorded::New));
 }

@@ -45,40 +45,8 @@ pub struct Node {
 impl Node {
     /// A node that has read these records.
     pub fn start(records: Records) -> Self {
-        let (directory, keys) = (
-            Directory::new(records.tenants.clone()),
-            KeyRing::new(records.keys.clone()),
-        );
-        let records = Arc::new(ScriptedLandlord {
-            records: Mutex::new(records),
-            all_read: AtomicUsize::default(),
-            asked: Semaphore::new(0),
-            gate: Semaphore::new(Semaphore::MAX_PERMITS),
-        });
-        let (stores, clock): (Arc<dyn TenantStores>, Arc<dyn Clock>) =
-            (Arc::new(Absent), Arc::new(Epoch));
-        let application = Arc::new(Application {
-            random: Arc::new(Counter::default()),
-            landlord: Arc::clone(&records) as _,
-            overviews: Arc::new(Absent),
-            agenda: Arc::new(Absent),
-            catalogue: Catalogue::standard().into(),
-            decoder: Decoder::default(),
-            directory: Arc::new(directory),
-            shards: Arc::default(),
-            shard_databases: None,
-            keys,
-            subscribers: Arc::new(Subscribers::new(
-                vec![],
-                Arc::clone(&stores),
-                &clock,
-                Doorbell::default(),
-                Duration::from_secs(60),
-            )),
-            stores,
-            clock,
-            auditor: Auditor::new(Arc::new(Absent), Arc::new(Absent)),
-        });
+        let (application, records) = application(records);
+        let application = Arc::new(application);
         let (news, stop) = (LandlordNews::default(), CancellationToken::new());
         let following = follow_news(Arc::clone(&application), news.clone(), stop.clone());
         Self {
@@ -130,6 +98,45 @@ impl Node {
         let known = self.application.directory.get(tenant(n).id);
         known.map(|tenant| Tenant::clone(&tenant))
     }
+}
+
+/// An application that has read these records, and has nothing but them.
+pub fn application(records: Records) -> (Application, Arc<ScriptedLandlord>) {
+    let (directory, keys) = (
+        Directory::new(records.tenants.clone()),
+        KeyRing::new(records.keys.clone()),
+    );
+    let records = Arc::new(ScriptedLandlord {
+        records: Mutex::new(records),
+        all_read: AtomicUsize::default(),
+        asked: Semaphore::new(0),
+        gate: Semaphore::new(Semaphore::MAX_PERMITS),
+    });
+    let (stores, clock): (Arc<dyn TenantStores>, Arc<dyn Clock>) =
+        (Arc::new(Absent), Arc::new(Epoch));
+    let application = Application {
+        random: Arc::new(Counter::default()),
+        landlord: Arc::clone(&records) as _,
+        overviews: Arc::new(Absent),
+        agenda: Arc::new(Absent),
+        catalogue: Catalogue::standard().into(),
+        decoder: Decoder::default(),
+        directory: Arc::new(directory),
+        shards: Arc::default(),
+        shard_databases: None,
+        keys,
+        subscribers: Arc::new(Subscribers::new(
+            vec![],
+            Arc::clone(&stores),
+            &clock,
+            Doorbell::default(),
+            Duration::from_secs(60),
+        )),
+        stores,
+        clock,
+        auditor: Auditor::new(Arc::new(Absent), Arc::new(Absent)),
+    };
+    (application, records)
 }
 
 fn secret(n: u64) -> Secret {
@@ -360,8 +367,8 @@ impl Landlord for ScriptedLandlord {
 
 const ABSENT: &str = "what is not here";
 
-/// Everything that news does not touch.
-struct Absent;
+/// Everything that a test does not touch.
+pub struct Absent;
 
 #[async_trait]
 impl TenantStores for Absent {

@@ -1,9 +1,4 @@
 //! News of the landlord's records: what this node remembers follows them.
-//!
-//! The records are in memory here, because no real database answers late or fails on command.
-//! Time is tokio's paused clock, so pauses between tries take none.
-
-mod node;
 
 use std::sync::Arc;
 use std::time::Duration;

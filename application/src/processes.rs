@@ -4,11 +4,13 @@
 //! was due, with the moment it was due: ends of trials, add-ons, grace and subscriptions, scheduled
 //! plan changes, and cards whose time is over. What was missed while the process was down is
 //! recorded at the next start. Rights that depend on time do not wait for this: they are evaluated
-//! against the clock. Every node has its timer; what one has recorded, no other records again.
+//! against the clock. Every node has its timer; what one has recorded, no other records again. Several
+//! tenants are attended to at a time, so that a store that does not answer keeps only its own waiting.
 //!
 //! Tenants that were left half made, by a crash or because a store did not answer, are finished
 //! here too: slowly, as whoever makes one now needs no help.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +18,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::card::DigitalCard;
 use domain::event::{AggregateKind, Metadata};
 use domain::ids::{Position, TenantId};
-use futures::stream::{self, StreamExt};
-use tokio::time::timeout;
+use futures::stream::{self, FuturesUnordered, StreamExt};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::Application;
 use crate::cards::DueCard;
-use crate::error::Error;
+use crate::error::{Error, causes};
 use crate::ports::{Append, AppendError, StreamAppend, TenantStore, Unavailable};
 use crate::subscribers::CARDS;
 use crate::tenants::Tenant;
@@ -33,8 +35,12 @@ const EXPIRED_IN_A_TURN: usize = 1_000;
 const EXPIRED_AT_A_TIME: usize = 200;
 /// The longest sleep: bounds what a change of the wall clock can delay.
 const SLEEP_MAX: Duration = Duration::from_secs(600);
-/// The pause after the agenda itself could not be read.
+/// The pause after the agenda itself could not be read or written.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many tenants are attended to at a time.
+const TENANTS_AT_A_TIME: usize = 8;
+/// How long one may take before it is postponed.
+const TENANT_MAX: Duration = Duration::from_secs(30);
 /// How long a tenant of whom nothing could be recorded is left alone.
 const POSTPONEMENT: TimeDelta = TimeDelta::minutes(1);
 /// How many half-made tenants are finished at a time.
@@ -45,25 +51,45 @@ const FINISHING_MAX: Duration = Duration::from_secs(30);
 /// Records what is due, when it is due, until stopped.
 pub async fn run_timer(application: Arc<Application>, stop: CancellationToken) {
     let record = async {
+        let (mut attended, mut work) = (Vec::new(), FuturesUnordered::new());
         loop {
-            let sleep = match application.record_next_due().await {
-                Ok(sleep) => sleep,
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the timer tries again"
-                    );
-                    PAUSE
+            let mut done = Vec::new();
+            let next = {
+                let mut next = pin!(application.next_due(&attended));
+                loop {
+                    // What is under way goes on while the agenda is read.
+                    tokio::select! {
+                        Some(tenant) = work.next() => done.push(tenant),
+                        next = &mut next => break next,
+                    }
                 }
             };
-            tokio::select! {
-                () = application.agenda.changed() => {}
-                () = tokio::time::sleep(sleep) => {}
+            match next {
+                Next::Due(tenant) => {
+                    attended.push(tenant);
+                    work.push(application.attend_to(tenant));
+                }
+                // They may be due again.
+                Next::In(_) if !done.is_empty() => {}
+                Next::In(ahead) => tokio::select! {
+                    Some(tenant) = work.next() => done.push(tenant),
+                    () = application.agenda.changed() => {}
+                    () = sleep(ahead) => {}
+                },
             }
+            attended.retain(|tenant| !done.contains(tenant));
         }
     };
     // What is appended is appended whole, and what is left is due again at the next start.
     stop.run_until_cancelled(record).await;
+}
+
+/// What the timer has to do next.
+enum Next {
+    /// Attend to this tenant.
+    Due(TenantId),
+    /// Nothing for so long, unless the agenda changes or somebody is done with.
+    In(Duration),
 }
 
 /// Finishes tenants that were left half made: at once those that are there at the start, and then
@@ -78,7 +104,7 @@ pub async fn finish_half_made(
         loop {
             application.finish_older_than(older_than).await;
             older_than = interval;
-            tokio::time::sleep(interval).await;
+            sleep(interval).await;
         }
     };
     stop.run_until_cancelled(finish).await;
@@ -117,23 +143,40 @@ impl Application {
         }
     }
 
-    /// Records what is due by now; how long nothing more will be.
-    async fn record_next_due(&self) -> Result<Duration, Error> {
-        while let Some((tenant, due)) = self.agenda.next().await? {
-            if let Ok(ahead) = (due - self.clock.now()).to_std()
-                && !ahead.is_zero()
-            {
-                return Ok(ahead.min(SLEEP_MAX));
-            }
-            if let Err(error) = self.record_due(tenant).await {
-                // One tenant's trouble must not hold up the others.
-                tracing::warn!(%tenant, error = &error as &dyn std::error::Error, "postponed");
-                let later = self.clock.now() + POSTPONEMENT;
-                let regardless = Position::MAX;
-                self.agenda.replace(tenant, regardless, Some(later)).await?;
-            }
+    /// Whom to attend to next, beside those who are `attended` to: as many as may be at a time.
+    async fn next_due(&self, attended: &[TenantId]) -> Next {
+        if attended.len() >= TENANTS_AT_A_TIME {
+            return Next::In(SLEEP_MAX);
         }
-        Ok(SLEEP_MAX)
+        let (tenant, due) = match self.agenda.next(attended).await {
+            Ok(Some(next)) => next,
+            Ok(None) => return Next::In(SLEEP_MAX),
+            Err(error) => {
+                tracing::warn!(error = causes(&error), "the timer tries again");
+                return Next::In(PAUSE);
+            }
+        };
+        match (due - self.clock.now()).to_std() {
+            Ok(ahead) if !ahead.is_zero() => Next::In(ahead.min(SLEEP_MAX)),
+            Ok(_) | Err(_) => Next::Due(tenant),
+        }
+    }
+
+    /// Records what is due of a tenant, or postpones it: its trouble must not hold up the others.
+    async fn attend_to(&self, tenant: TenantId) -> TenantId {
+        let late = |late| Unavailable::because("the tenant's store", late).into();
+        let recorded = timeout(TENANT_MAX, self.record_due(tenant)).await;
+        let Err(error) = recorded.map_err(late).flatten() else {
+            return tenant;
+        };
+        tracing::warn!(%tenant, error = causes(&error), "postponed");
+        let (regardless, later) = (Position::MAX, self.clock.now() + POSTPONEMENT);
+        let postponed = self.agenda.replace(tenant, regardless, Some(later)).await;
+        if let Err(error) = postponed {
+            tracing::warn!(%tenant, error = causes(&error), "the timer tries again");
+            sleep(PAUSE).await;
+        }
+        tenant
     }
 
     /// Records what is due of a tenant: of its subscription, and of [`EXPIRED_IN_A_TURN`] cards.

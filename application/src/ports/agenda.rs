@@ -12,8 +12,11 @@ use super::Unavailable;
 /// model says what is really due.
 #[async_trait]
 pub trait Agenda: Send + Sync {
-    /// The tenant whose moment comes first.
-    async fn next(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable>;
+    /// The tenant whose moment comes first, of all but these few.
+    async fn next(
+        &self,
+        except: &[TenantId],
+    ) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable>;
     /// Replaces a tenant's moment by the one found in its read model at `as_of`, unless events
     /// after that position have been noted meanwhile (then it stays, and is looked at again).
     async fn replace(

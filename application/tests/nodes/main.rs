@@ -4,3 +4,4 @@
 mod news;
 mod nights;
 mod node;
+mod timer;

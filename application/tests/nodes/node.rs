@@ -438,7 +438,7 @@ impl UsageAuditRecords for Absent {
 
 #[async_trait]
 impl Agenda for Absent {
-    async fn next(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable> {
+    async fn next(&self, _: &[TenantId]) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable> {
         Err(Unavailable::new(ABSENT))
     }
 

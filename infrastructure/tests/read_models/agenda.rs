@@ -48,7 +48,7 @@ impl Setting {
     }
 
     async fn next(&self) -> Option<chrono::DateTime<chrono::Utc>> {
-        let next = self.landlord.model.next().await.expect("an answer");
+        let next = self.landlord.model.next(&[]).await.expect("an answer");
         next.map(|(tenant, moment)| {
             assert_eq!(tenant, tenant_id(1));
             moment
@@ -72,6 +72,8 @@ async fn the_earliest_end_of_any_card_comes_first<E: LandlordUnderTest>() {
     assert_eq!(setting.next().await, early);
     setting.issue(4, Some(5)).await;
     assert_eq!(setting.next().await, early);
+    let others = setting.landlord.model.next(&[tenant_id(2), tenant_id(1)]);
+    assert_eq!(others.await.expect("an answer"), None);
 }
 
 async fn what_was_found_takes_the_place_of_what_was_noted_before<E: LandlordUnderTest>() {

@@ -156,14 +156,14 @@ async fn a_moment_that_one_node_has_noted_wakes_whoever_waits_on_another() {
     let tenant = tenant().await;
     let mut history = History::begin(&tenant.ledger);
     tenant.follow(&slower.model, 100).await;
-    assert_eq!(slower.model.next().await.expect("an answer"), None);
+    assert_eq!(slower.model.next(&[]).await.expect("an answer"), None);
     history.ask(&Ask::Issue(1, "Ada".to_owned(), Some(5), false));
     let events = tenant.ledger.read(1, 100).await.expect("events");
     for (node, woken) in [(&faster, true), (&slower, true), (&slower, false)] {
         let handled = node.model.handle(&tenant.store, &events).await;
         handled.expect("handled");
         assert_eq!(node.model.changed().now_or_never().is_some(), woken);
-        let next = node.model.next().await.expect("an answer");
+        let next = node.model.next(&[]).await.expect("an answer");
         assert_eq!(next.map(|(tenant, _)| tenant), Some(tenant_id(1)));
     }
 }

@@ -24,8 +24,12 @@ use crate::projections::row;
 
 #[async_trait]
 impl Agenda for LandlordReadModel {
-    async fn next(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable> {
-        self.first().await.map_err(unavailable(THE_DATABASE))
+    async fn next(
+        &self,
+        except: &[TenantId],
+    ) -> Result<Option<(TenantId, DateTime<Utc>)>, Unavailable> {
+        let first = self.first(except).await;
+        first.map_err(unavailable(THE_DATABASE))
     }
 
     async fn replace(
@@ -46,12 +50,27 @@ impl Agenda for LandlordReadModel {
 }
 
 impl LandlordReadModel {
-    async fn first(&self) -> Result<Option<(TenantId, DateTime<Utc>)>, sqlx::Error> {
-        let sql = "select tenant_id, next_due_at from tenant_overviews \
-                   where next_due_at is not null order by next_due_at, tenant_id limit 1";
+    async fn first(
+        &self,
+        except: &[TenantId],
+    ) -> Result<Option<(TenantId, DateTime<Utc>)>, sqlx::Error> {
+        let others = match except.len() {
+            0 => String::new(),
+            count => {
+                let ids: Vec<_> = (1..=count).map(|nth| format!("${nth}")).collect();
+                format!("and tenant_id not in ({})", ids.join(", "))
+            }
+        };
+        let sql = format!(
+            "select tenant_id, next_due_at from tenant_overviews \
+             where next_due_at is not null {others} order by next_due_at, tenant_id limit 1"
+        );
+        let select = except
+            .iter()
+            .fold(statement(sql), |select, id| select.bind(id.to_string()));
         // What another node commits from here on may be missing from the answer.
         self.known.store(i64::MAX, Ordering::SeqCst);
-        let found = self.database.read(statement(sql)).await?;
+        let found = self.database.read(select).await?;
         let Some(found) = found.first() else {
             return Ok(None);
         };

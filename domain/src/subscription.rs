@@ -47,6 +47,9 @@ pub enum TenantSubscription {
         terms: Terms,
         /// What stopped it.
         cause: SuspensionCause,
+        /// When service would have stopped anyway, if a payment had failed before.
+        #[serde(default)]
+        grace_ends_at: Option<DateTime<Utc>>,
     },
     /// Cancelled, and in service until its end.
     Cancelled {
@@ -286,9 +289,19 @@ impl TenantSubscription {
                 ends_at: grace_ends_at,
             }),
             Event::SubscriptionSuspended { cause, .. } => {
-                self.enter(|terms| Self::Suspended { terms, cause });
+                let grace_ends_at = self.interrupted_grace(cause);
+                self.enter(|terms| Self::Suspended {
+                    terms,
+                    cause,
+                    grace_ends_at,
+                });
             }
-            Event::SubscriptionReinstated { .. } => self.enter(Self::Active),
+            Event::SubscriptionReinstated { at } => match self.remembered_grace() {
+                Some(ends_at) if at < ends_at => {
+                    self.enter(|terms| Self::InGrace { terms, ends_at })
+                }
+                Some(_) | None => self.enter(Self::Active),
+            },
             Event::SubscriptionCancelled { ends_at, at } => self.enter(|mut terms| {
                 terms.scheduled = None;
                 match ends_at <= at {

@@ -192,7 +192,8 @@ pub async fn suspend(
     answer(api.application.suspend_subscription(&command, id).await)
 }
 
-/// Resumes service exactly as it was, or ends the grace because the payment came.
+/// Resumes service exactly as it was, or ends the grace because the payment came. What was suspended
+/// by the landlord in grace is in grace again, or stays suspended for the payment if that is over.
 #[utoipa::path(
     put, path = "/v1/landlord/tenants/{id}/subscription/reinstate", tag = "Landlord",
     request_body = Why, params(("id" = String, Path, description = "The tenant's id")),

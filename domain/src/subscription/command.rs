@@ -93,7 +93,9 @@ pub enum SubscriptionCommand {
         /// When.
         at: DateTime<Utc>,
     },
-    /// Resume service exactly as it was, or be in good standing again before the grace is over.
+    /// Resume service exactly as it was, or be in good standing again before the grace is over. A
+    /// grace that the landlord's suspension had interrupted goes on; if it is over meanwhile, the
+    /// subscription stays suspended, for the payment.
     Reinstate {
         /// When.
         at: DateTime<Utc>,

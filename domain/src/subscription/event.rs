@@ -145,14 +145,16 @@ pub enum SubscriptionEvent {
         /// When it happened.
         at: DateTime<Utc>,
     },
-    /// Service stopped until reinstated; nothing was deleted.
+    /// Service stopped until reinstated; nothing was deleted. One that was stopped by the landlord
+    /// may go on to be stopped for a payment that had failed before.
     SubscriptionSuspended {
         /// What stopped it.
         cause: SuspensionCause,
         /// When it happened.
         at: DateTime<Utc>,
     },
-    /// Service resumed exactly as it was, or the grace ended well.
+    /// Service resumed exactly as it was, also with the grace that had begun before the landlord
+    /// suspended it; or the grace ended well.
     SubscriptionReinstated {
         /// When it happened.
         at: DateTime<Utc>,

@@ -49,12 +49,36 @@ impl TenantSubscription {
         }
     }
 
+    /// Back to exactly what was: who had not paid when the landlord suspended it still has not, and
+    /// stays suspended for that if the grace is over by now.
     pub(super) fn reinstate(&self, at: DateTime<Utc>) -> Vec<SubscriptionEvent> {
         match self {
+            Self::Suspended { .. } if self.remembered_grace().is_some_and(|end| end <= at) => {
+                vec![SubscriptionEvent::SubscriptionSuspended {
+                    cause: SuspensionCause::Payment,
+                    at,
+                }]
+            }
             Self::InGrace { .. } | Self::Suspended { .. } => {
                 vec![SubscriptionEvent::SubscriptionReinstated { at }]
             }
             _ => vec![],
+        }
+    }
+
+    /// The end of the grace that a suspension interrupts, if it is not for the payment itself.
+    pub(super) const fn interrupted_grace(&self, cause: SuspensionCause) -> Option<DateTime<Utc>> {
+        match (self, cause) {
+            (Self::InGrace { ends_at, .. }, SuspensionCause::Landlord) => Some(*ends_at),
+            _ => None,
+        }
+    }
+
+    /// The end of the grace that the suspension has interrupted.
+    pub(super) const fn remembered_grace(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Suspended { grace_ends_at, .. } => *grace_ends_at,
+            _ => None,
         }
     }
 

@@ -170,6 +170,55 @@ fn reinstating_restores_exactly_what_was() {
 }
 
 #[test]
+fn what_the_landlord_has_suspended_in_grace_is_in_grace_again_when_it_is_reinstated() {
+    let in_grace: TenantSubscription = after([started("pro"), failed()]);
+    let history = [started("pro"), failed(), suspended(5)];
+    let reinstated = |n| SubscriptionEvent::SubscriptionReinstated { at: day(n) };
+    let reinstate = |n| SubscriptionCommand::Reinstate { at: day(n) };
+    given::<TenantSubscription>(history.clone())
+        .when(reinstate(10))
+        .then([reinstated(10)]);
+    let back: TenantSubscription = after(history.into_iter().chain([reinstated(10)]));
+    assert_eq!(back, in_grace);
+    assert_eq!(back.standing(day(17)), Standing::Suspended);
+    // The payment itself is what the next one is for.
+    let paid: TenantSubscription = after([
+        started("pro"),
+        failed(),
+        suspended(5),
+        reinstated(10),
+        reinstated(11),
+    ]);
+    assert_eq!(paid, after([started("pro")]));
+}
+
+#[test]
+fn what_the_landlord_has_suspended_in_grace_stays_suspended_when_the_grace_is_over() {
+    let history = [started("pro"), failed(), suspended(5)];
+    let reinstate = |n| SubscriptionCommand::Reinstate { at: day(n) };
+    // Nothing happens by itself meanwhile.
+    given::<TenantSubscription>(history.clone())
+        .when(SubscriptionCommand::RecordDue { at: day(40) })
+        .then_nothing();
+    for n in [17, 40] {
+        let unpaid = SubscriptionEvent::SubscriptionSuspended {
+            cause: SuspensionCause::Payment,
+            at: day(n),
+        };
+        given::<TenantSubscription>(history.clone())
+            .when(reinstate(n))
+            .then([unpaid.clone()]);
+        given::<TenantSubscription>(history.clone().into_iter().chain([unpaid]))
+            .when(reinstate(n + 1))
+            .then([SubscriptionEvent::SubscriptionReinstated { at: day(n + 1) }]);
+    }
+    let paid = [started("pro"), failed(), unpaid()].into_iter();
+    let paid: TenantSubscription =
+        after(paid.chain([SubscriptionEvent::SubscriptionReinstated { at: day(18) }]));
+    assert_eq!(paid, after([started("pro")]));
+}
+
+#[test]
 fn a_payment_in_time_ends_the_grace() {
     given::<TenantSubscription>([started("pro"), failed()])
         .when(SubscriptionCommand::Reinstate { at: day(10) })

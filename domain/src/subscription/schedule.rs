@@ -165,7 +165,8 @@ impl TenantSubscription {
             // To stay on the plan is all that is left of a change that was to come.
             return Ok(terms.unschedule(at).unwrap_or_default());
         }
-        if to.rank > terms.plan.rank {
+        let other = to.key != terms.plan.key;
+        if to.price_level > terms.plan.price_level || (other && to.rank >= terms.plan.rank) {
             self.may_rise(at)?;
         }
         if effective == Effective::Now {

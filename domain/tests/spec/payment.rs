@@ -1,6 +1,6 @@
 //! A payment fails: grace, suspension, and back to exactly what was.
 
-use domain::catalogue::{FeatureValue, feature};
+use domain::catalogue::{FeatureValue, PlanTerms, feature};
 use domain::entitlements::{Blocked, Standing};
 use domain::subscription::{
     Effective, SubscriptionCommand, SubscriptionEvent, SubscriptionRefusal, SuspensionCause,
@@ -127,6 +127,36 @@ fn who_has_not_paid_may_change_to_less_but_not_to_more() {
             .refused(SubscriptionRefusal::PlanChangesBlocked(standing));
         let less = after::<TenantSubscription>(history).decide(change("free"));
         assert_eq!(less.map(|events| events.len()), Ok(1));
+    }
+}
+
+#[test]
+fn another_plan_of_the_same_rank_or_of_a_higher_price_level_is_more() {
+    let change = |to| SubscriptionCommand::ChangePlan {
+        to,
+        effective: Effective::PeriodEnd,
+        at: day(5),
+    };
+    let (pro, enterprise) = (plan("pro"), plan("enterprise"));
+    let sideways = PlanTerms {
+        rank: pro.rank,
+        ..enterprise.clone()
+    };
+    let dearer = PlanTerms {
+        rank: 0,
+        ..enterprise
+    };
+    let dearer_version = PlanTerms {
+        version: 2,
+        price_level: 2,
+        ..pro
+    };
+    for more in [sideways, dearer, dearer_version] {
+        given::<TenantSubscription>([started("pro"), failed()])
+            .when(change(more.clone()))
+            .refused(SubscriptionRefusal::PlanChangesBlocked(Standing::Grace));
+        let paid = after::<TenantSubscription>([started("pro")]).decide(change(more));
+        assert!(paid.is_ok());
     }
 }
 

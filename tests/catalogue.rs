@@ -202,6 +202,9 @@ async fn a_switched_off_feature_is_off_for_everybody_and_comes_back_as_it_was() 
         assert_eq!(shown["by"], killed["kill_switch"]["by"], "{shown}");
     }
     assert!(feature(&without, "cards.stats").await.is_null());
+    for shown in landlords_views(&landlord, &of_plan).await {
+        assert_eq!(shown, feature(&of_plan, "cards.stats").await);
+    }
     let modules = of_plan.all("/v1/modules").await;
     assert_eq!(
         modules[1]["locked"]["reason"], "feature_disabled",
@@ -214,6 +217,31 @@ async fn a_switched_off_feature_is_off_for_everybody_and_comes_back_as_it_was() 
     assert_eq!(feature(&granted, "cards.stats").await, before);
     assert_ne!(of_plan.get(STATS).await.status, 503);
     without.get(STATS).await.problem(402, "upgrade_required");
+}
+
+/// The right to `cards.stats` of a tenant on `enterprise`, wherever the landlord sees it.
+async fn landlords_views(landlord: &Client, tenant: &Client) -> Vec<Value> {
+    let of = |shown: &Value| shown["features"]["cards.stats"].clone();
+    let record = format!("/v1/landlord/tenants/{}", tenant.id());
+    let one = landlord.get(&record).await.expect(200).json();
+    let listed = landlord.all("/v1/landlord/tenants").await;
+    let listed = listed.iter().find(|it| it["id"] == tenant.id());
+    let seen = landlord.get(&format!("{record}/subscription")).await.json();
+    let grace = json!({ "grace_days": 14 });
+    let changed = landlord.put(&subscription(tenant, "grace"), &grace).await;
+    let to = json!({ "plan": "free" });
+    let preview = landlord
+        .post(&subscription(tenant, "plan/preview"), &to)
+        .await;
+    let migrated = landlord.get(&subscription(tenant, "migrate/preview")).await;
+    vec![
+        of(&one),
+        of(listed.expect("listed")),
+        of(&seen),
+        of(&changed.expect(200).json()),
+        preview.expect(200).json()["lost"]["cards.stats"].clone(),
+        of(&migrated.expect(200).json()["subscription"]),
+    ]
 }
 
 #[tokio::test]

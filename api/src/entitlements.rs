@@ -249,33 +249,36 @@ impl From<TenantEntitlements> for EntitlementsBody {
             price_level: entitlements.price_level,
             state: entitlements.standing.into(),
             blocked: entitlements.standing.blocked().into(),
-            features: with_kills(features(entitlements.features), entitlements.killed),
+            features: features(entitlements.features, &entitlements.killed),
             as_of: entitlements.as_of,
         }
     }
 }
 
-/// Rights by slug.
+/// Rights by slug, as far as they are not switched off.
 pub fn features(
     entitlements: BTreeMap<FeatureSlug, Entitlement>,
+    killed: &BTreeMap<FeatureSlug, Kill>,
 ) -> BTreeMap<String, EntitlementBody> {
-    entitlements
-        .into_iter()
-        .map(|(slug, entitlement)| (slug.into(), entitlement.into()))
-        .collect()
+    let body = |(slug, entitlement)| {
+        let body = EntitlementBody::of(&slug, entitlement, killed);
+        (slug.into(), body)
+    };
+    entitlements.into_iter().map(body).collect()
 }
 
-/// Rights by slug, as far as they are not switched off.
-fn with_kills(
-    mut features: BTreeMap<String, EntitlementBody>,
-    killed: BTreeMap<FeatureSlug, Kill>,
-) -> BTreeMap<String, EntitlementBody> {
-    features.extend(
-        killed
-            .into_iter()
-            .map(|(slug, kill)| (slug.into(), kill.into())),
-    );
-    features
+impl EntitlementBody {
+    /// A right, unless it is switched off.
+    pub fn of(
+        slug: &FeatureSlug,
+        entitlement: Entitlement,
+        killed: &BTreeMap<FeatureSlug, Kill>,
+    ) -> Self {
+        match killed.get(slug) {
+            Some(kill) => kill.clone().into(),
+            None => entitlement.into(),
+        }
+    }
 }
 
 impl From<Kill> for EntitlementBody {

@@ -92,16 +92,12 @@ impl Application {
             .ok_or(Error::NotFound("subscription"))?;
         let features = head.subscription.entitlements(now);
         let edition = self.catalogue.current();
-        let killed = edition.catalogue.kills.iter();
-        let killed = killed.filter(|(slug, _)| features.contains_key(*slug));
         Ok(TenantEntitlements {
             tenant: scope.own_tenant()?,
             plan: terms.plan_at(now).key.clone(),
             price_level: head.subscription.price_level(now),
             standing: head.subscription.standing(now),
-            killed: killed
-                .map(|(slug, kill)| (slug.clone(), kill.clone()))
-                .collect(),
+            killed: edition.catalogue.killed_of(features.keys()),
             features,
             as_of: head.position,
             version: head.subscription_version,

@@ -201,7 +201,7 @@ impl Application {
         for event in after.decide(SubscriptionCommand::MigratePlan { to, at: now })? {
             after.evolve(event);
         }
-        let after = SubscriptionState::of(tenant, &after, usage, now);
+        let after = self.subscription_state(tenant, &after, usage, now);
         Ok(MigrationPreview {
             from_version,
             change,

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use domain::catalogue::{FeatureSlug, FeatureValue};
 use domain::ids::{Position, TenantId, Version};
 use domain::subscription::{Effective, Grant, GrantKind, SubscriptionCommand, TenantSubscription};
+use domain::usage::Usage;
 
 pub use self::plans::PlanPreview;
 pub use self::state::{ScheduledPlan, SubscriptionState, TrialState};
@@ -45,7 +46,8 @@ impl Application {
         let store = self.known_store(tenant).await?;
         let head = Self::head_at(&store, at_least).await?;
         let now = self.clock.now();
-        let state = SubscriptionState::of(tenant, &head.subscription, &head.usage, now)
+        let state = self
+            .subscription_state(tenant, &head.subscription, &head.usage, now)
             .ok_or(Error::NotFound("tenant"))?;
         Ok(SubscriptionSeen {
             state,
@@ -166,6 +168,18 @@ impl Application {
     }
 
     pub(crate) async fn change_subscription(
+    /// A subscription as the landlord sees it at `now`, with what is off for everybody.
+    pub fn subscription_state(
+        &self,
+        tenant: TenantId,
+        subscription: &TenantSubscription,
+        usage: &Usage,
+        now: DateTime<Utc>,
+    ) -> Option<SubscriptionState> {
+        let edition = self.catalogue.current();
+        SubscriptionState::of(tenant, subscription, usage, &edition.catalogue, now)
+    }
+
         &self,
         command: &Command,
         tenant: TenantId,
@@ -186,7 +200,8 @@ impl Application {
                 )
                 .await?;
             let usage = store.ledger.head().usage;
-            let state = SubscriptionState::of(tenant, &staged.aggregate, &usage, now)
+            let state = self
+                .subscription_state(tenant, &staged.aggregate, &usage, now)
                 .ok_or(Error::NotFound("tenant"))?;
             Ok(Decided {
                 value: state,

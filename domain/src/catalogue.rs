@@ -300,4 +300,14 @@ impl Catalogue {
     pub fn killed(&self, slug: &str) -> Option<&Kill> {
         self.kills.get(slug)
     }
+
+    /// Those of these features that are off for everybody, and why.
+    pub fn killed_of<'a>(
+        &self,
+        slugs: impl IntoIterator<Item = &'a FeatureSlug>,
+    ) -> BTreeMap<FeatureSlug, Kill> {
+        let slugs = slugs.into_iter();
+        let killed = slugs.filter_map(|slug| Some((slug.clone(), self.kills.get(slug)?.clone())));
+        killed.collect()
+    }
 }

@@ -10,7 +10,7 @@ use application::tenants::{
 };
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use domain::catalogue::PlanKey;
+use domain::catalogue::{Catalogue, PlanKey};
 use domain::ids::{Position, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -164,8 +164,12 @@ pub async fn list_tenants(
         Some(next) => Some(cursor::write(&list, &next)?),
         None => None,
     };
-    let now = api.application.clock.now();
-    let items = page.items.into_iter().map(|one| TenantBody::of(one, now));
+    let (now, edition) = (
+        api.application.clock.now(),
+        api.application.catalogue.current(),
+    );
+    let items = page.items.into_iter();
+    let items = items.map(|one| TenantBody::of(one, &edition.catalogue, now));
     Ok(Json(Page {
         items: items.collect(),
         next_cursor,
@@ -190,7 +194,8 @@ pub async fn get_tenant(
         .tenant_overview(&scope, id, at_least)
         .await?;
     let now = api.application.clock.now();
-    Ok(Json(TenantBody::of(overview, now)))
+    let edition = api.application.catalogue.current();
+    Ok(Json(TenantBody::of(overview, &edition.catalogue, now)))
 }
 
 /// Makes a tenant, its store, its subscription and its first key.
@@ -240,9 +245,11 @@ impl Ask<NewTenantBody> {
 }
 
 impl TenantBody {
-    fn of(overview: TenantOverview, now: DateTime<Utc>) -> Self {
+    fn of(overview: TenantOverview, catalogue: &Catalogue, now: DateTime<Utc>) -> Self {
         let (id, usage) = (overview.tenant.id, overview.usage);
-        let state = SubscriptionState::of(id, &overview.subscription, &usage, now);
+        let rights = overview.subscription.entitlements(now);
+        let killed = catalogue.killed_of(rights.keys());
+        let state = SubscriptionState::of(id, &overview.subscription, &usage, catalogue, now);
         let limit = overview.subscription.card_limit(now);
         Self {
             plan: match &state {
@@ -255,7 +262,7 @@ impl TenantBody {
             ends_at: state.as_ref().and_then(|state| state.ends_at),
             usage: UsageBody::of(&usage, limit, overview.position),
             limit,
-            features: features(overview.subscription.entitlements(now)),
+            features: features(rights, &killed),
             position: overview.position,
             record: overview.tenant.into(),
         }

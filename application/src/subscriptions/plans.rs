@@ -1,7 +1,9 @@
 //! Plans of a subscription: changing them now or later, seeing what that would do, trying one.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
-use domain::catalogue::PlanKey;
+use domain::catalogue::{FeatureSlug, Kill, PlanKey};
 use domain::ids::TenantId;
 use domain::subscription::preview::Difference;
 use domain::subscription::{Effective, SubscriptionCommand};
@@ -33,6 +35,9 @@ pub struct PlanPreview {
     pub price_level_after: u32,
     /// What would be gained, lost and changed.
     pub difference: Difference,
+    /// Those of these features that are off for everybody, before and after.
+    #[serde(default)]
+    pub killed: BTreeMap<FeatureSlug, Kill>,
     /// The cards that are in circulation now.
     pub in_circulation: u64,
     /// The most cards in circulation before; none is without limit.
@@ -88,13 +93,16 @@ impl Application {
             Ok(Decided {
                 value: PlanPreview {
                     tenant,
+            let difference = preview.difference();
+            let edition = self.catalogue.current();
                     from: from.plan_at(moment).key.clone(),
                     to: to.key.clone(),
                     to_version: to.version,
                     effective_at: moment,
                     price_level_before: before.price_level(moment),
                     price_level_after: after.price_level(moment),
-                    difference: preview.difference(),
+                    killed: edition.catalogue.killed_of(difference.features()),
+                    difference,
                     in_circulation,
                     limit_before: before.card_limit(moment),
                     limit_after,

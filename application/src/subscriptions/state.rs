@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use domain::catalogue::{FeatureSlug, PlanKey};
+use domain::catalogue::{Catalogue, FeatureSlug, Kill, PlanKey};
 use domain::entitlements::{Entitlement, Standing};
 use domain::ids::TenantId;
 use domain::subscription::schedule::{Period, ScheduledChange};
@@ -51,6 +51,9 @@ pub struct SubscriptionState {
     pub tried: BTreeSet<PlanKey>,
     /// Every right.
     pub features: BTreeMap<FeatureSlug, Entitlement>,
+    /// Those of them that are off for everybody.
+    #[serde(default)]
+    pub killed: BTreeMap<FeatureSlug, Kill>,
     /// Cards in circulation.
     pub in_circulation: u64,
     /// The most cards in circulation; none is without limit.
@@ -98,6 +101,7 @@ impl SubscriptionState {
         tenant: TenantId,
         subscription: &TenantSubscription,
         usage: &Usage,
+        catalogue: &Catalogue,
         now: DateTime<Utc>,
     ) -> Option<Self> {
         let terms = subscription.terms()?;
@@ -106,6 +110,7 @@ impl SubscriptionState {
         let limit = subscription.card_limit(now);
         let in_circulation = usage.in_circulation();
         let to_come = terms.scheduled.as_ref();
+        let features = subscription.entitlements(now);
         Some(Self {
             tenant,
             plan: plan.key.clone(),
@@ -131,7 +136,8 @@ impl SubscriptionState {
                 .map(ScheduledPlan::from),
             trial: subscription.trial(now).map(TrialState::from),
             tried: terms.tried.clone(),
-            features: subscription.entitlements(now),
+            killed: catalogue.killed_of(features.keys()),
+            features,
             in_circulation,
             limit,
             over_limit_by: over(limit, in_circulation),

@@ -99,4 +99,14 @@ impl Difference {
         difference.gained = after;
         difference
     }
+
+    /// Every feature in it.
+    pub fn features(&self) -> impl Iterator<Item = &FeatureSlug> {
+        let Self {
+            gained,
+            lost,
+            changed,
+        } = self;
+        gained.keys().chain(lost.keys()).chain(changed.keys())
+    }
 }

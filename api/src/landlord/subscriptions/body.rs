@@ -129,7 +129,7 @@ impl From<SubscriptionState> for SubscriptionBody {
             scheduled: state.scheduled.map(Into::into),
             trial: state.trial.map(Into::into),
             plans_tried: state.tried.into_iter().map(Into::into).collect(),
-            features: features(state.features),
+            features: features(state.features, &state.killed),
             in_circulation: state.in_circulation,
             limit: state.limit,
             over_limit_by: state.over_limit_by,

@@ -7,7 +7,7 @@ use application::scope::Command;
 use application::subscriptions::PlanPreview;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use domain::catalogue::PlanKey;
+use domain::catalogue::{FeatureSlug, Kill, PlanKey};
 use domain::ids::TenantId;
 use domain::subscription::Effective;
 use domain::subscription::preview::Changed;
@@ -230,10 +230,13 @@ impl From<PlanPreview> for PlanPreviewBody {
             effective_at: preview.effective_at,
             price_level_before: preview.price_level_before,
             price_level_after: preview.price_level_after,
-            gained: features(preview.difference.gained),
-            lost: features(preview.difference.lost),
+            gained: features(preview.difference.gained, &preview.killed),
+            lost: features(preview.difference.lost, &preview.killed),
             changed: changed
-                .map(|(slug, changed)| (slug.into(), changed.into()))
+                .map(|(slug, changed)| {
+                    let body = ChangedBody::of(&slug, changed, &preview.killed);
+                    (slug.into(), body)
+                })
                 .collect(),
             in_circulation: preview.in_circulation,
             limit_before: preview.limit_before,
@@ -243,11 +246,11 @@ impl From<PlanPreview> for PlanPreviewBody {
     }
 }
 
-impl From<Changed> for ChangedBody {
-    fn from(changed: Changed) -> Self {
+impl ChangedBody {
+    fn of(slug: &FeatureSlug, changed: Changed, killed: &BTreeMap<FeatureSlug, Kill>) -> Self {
         Self {
-            from: changed.from.into(),
-            to: changed.to.into(),
+            from: EntitlementBody::of(slug, changed.from, killed),
+            to: EntitlementBody::of(slug, changed.to, killed),
         }
     }
 }

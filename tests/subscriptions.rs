@@ -190,6 +190,39 @@ async fn a_full_tenant_issues_again_right_after_the_upgrade() {
 }
 
 #[tokio::test]
+async fn an_override_counts_below_the_plan_and_through_changes_of_plan() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let landlord = service.landlord();
+    let path = subscription(&tenant, "features/max_cards");
+    let two = json!({ "value": 2, "kind": "override", "reason": "on probation" });
+    let granted = landlord.put(&path, &two).await.expect(200).json();
+    assert_eq!(granted["limit"], 2, "{granted}");
+    for plan in ["enterprise", "free", "pro"] {
+        let to = json!({ "plan": plan });
+        let changed = landlord.put(&subscription(&tenant, "plan"), &to).await;
+        let limit = features(&changed.expect(200).json())["max_cards"].clone();
+        assert_eq!(
+            (&limit["value"], &limit["source"]),
+            (&json!(2), &json!("override"))
+        );
+    }
+    for name in ["First", "Second"] {
+        tenant.issue(name).await;
+    }
+    let third = json!({ "holder": { "name": "Third" } });
+    let refused = tenant.post("/v1/cards", &third).await;
+    refused.problem(402, "quota_exceeded");
+    // Granted again, as an add-on, it never takes away from the plan.
+    let add_on = json!({ "value": 2, "kind": "add_on" });
+    landlord.put(&path, &add_on).await.expect(200);
+    assert!(tenant.usage().await["limit"].is_null(), "that of pro");
+    let neither = json!({ "value": 2, "kind": "gift" });
+    let refused = landlord.put(&path, &neither).await;
+    refused.problem(422, "validation_failed");
+}
+
+#[tokio::test]
 async fn an_add_on_ends_on_the_second() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;

@@ -56,14 +56,15 @@ impl Application {
         })
     }
 
-    /// Grants a feature beside the plan: as an add-on if the catalogue sells it as one, else as
-    /// an override.
+    /// Grants a feature beside the plan, in place of what was granted of it before. If nothing is
+    /// said: as an add-on if the catalogue sells it as one, else as an override.
     pub async fn grant_feature(
         &self,
         command: &Command,
         tenant: TenantId,
         slug: &FeatureSlug,
         value: FeatureValue,
+        kind: Option<GrantKind>,
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<Done<SubscriptionState>, Error> {
         let feature = self.feature_for_sale(slug)?;
@@ -77,10 +78,10 @@ impl Application {
         }
         let grant = Grant {
             value,
-            kind: match feature.add_on {
+            kind: kind.unwrap_or(match feature.add_on {
                 true => GrantKind::AddOn,
                 false => GrantKind::Override,
-            },
+            }),
             expires_at,
         };
         self.change_subscription(command, tenant, |at| SubscriptionCommand::GrantAddOn {

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use domain::catalogue::{FeatureSlug, FeatureValue};
 use domain::ids::TenantId;
-use domain::subscription::Effective;
+use domain::subscription::{Effective, GrantKind};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -38,12 +38,26 @@ pub struct FeatureGrant {
     /// How much of it: `true`, a whole number, or `"unlimited"`, as the feature counts.
     #[schema(value_type = FeatureValueBody)]
     value: FeatureValue,
+    /// How it and the plan's own value go together; if absent, `add_on` where the catalogue sells
+    /// the feature as one, else `override`.
+    kind: Option<GrantKindBody>,
     /// When it ends by itself: RFC 3339, in the future; never, if absent.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
     /// Why, for the record.
     #[schema(max_length = 500)]
     reason: Option<String>,
+}
+
+/// How a grant and the plan's own value go together.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[schema(as = GrantKind)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantKindBody {
+    /// The more generous of the two counts.
+    AddOn,
+    /// The grant counts, even where the plan is more generous, and through every change of plan.
+    Override,
 }
 
 /// A payment that failed.
@@ -104,7 +118,8 @@ pub async fn get_subscription(
     Ok((tag, position, Json(SubscriptionBody::from(seen.state))).into_response())
 }
 
-/// Grants a feature beside the plan: an add-on, or an override.
+/// Grants a feature beside the plan: an add-on, or an override. It stays through changes of plan
+/// until it is taken back or ends; granted again, the same feature has what was said last.
 #[utoipa::path(
     put, path = "/v1/landlord/tenants/{id}/subscription/features/{slug}", tag = "Landlord",
     request_body = FeatureGrant,
@@ -118,10 +133,11 @@ pub async fn grant_feature(
     ask: Ask<FeatureGrant>,
 ) -> Result<Commanded<SubscriptionBody>, Problem> {
     let slug = feature(slug)?;
-    let (command, value, expires_at) = ask.into_grant()?;
+    let (value, kind) = (ask.body.value, ask.body.kind.map(GrantKind::from));
+    let (command, expires_at) = ask.into_grant()?;
     let granted = api
         .application
-        .grant_feature(&command, id, &slug, value, expires_at)
+        .grant_feature(&command, id, &slug, value, kind, expires_at)
         .await;
     answer(granted)
 }
@@ -279,7 +295,7 @@ fn feature(slug: String) -> Result<FeatureSlug, Problem> {
 }
 
 impl Ask<FeatureGrant> {
-    fn into_grant(self) -> Result<(Command, FeatureValue, Option<DateTime<Utc>>), Problem> {
+    fn into_grant(self) -> Result<(Command, Option<DateTime<Utc>>), Problem> {
         let mut fields = Fields::default();
         let expires_at = fields.optional_time("expires_at", self.body.expires_at.as_deref());
         let reason = reason(&mut fields, self.body.reason);
@@ -288,6 +304,15 @@ impl Ask<FeatureGrant> {
             reason,
             ..self.command
         };
-        Ok((command, self.body.value, expires_at))
+        Ok((command, expires_at))
+    }
+}
+
+impl From<GrantKindBody> for GrantKind {
+    fn from(kind: GrantKindBody) -> Self {
+        match kind {
+            GrantKindBody::AddOn => Self::AddOn,
+            GrantKindBody::Override => Self::Override,
+        }
     }
 }

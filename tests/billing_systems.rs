@@ -4,8 +4,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::client::send;
+use crate::support::clock::WallClock;
 use crate::support::recount::history;
-use crate::support::{Answer, Chance, Client, Service, unique};
+use crate::support::{Answer, Chance, Client, Options, Service, unique};
 
 fn subscription(tenant: &Client, rest: &str) -> String {
     format!("/v1/landlord/tenants/{}/subscription{rest}", tenant.id())
@@ -91,6 +92,33 @@ async fn a_command_that_was_overtaken_is_refused_by_the_version_it_has_seen() {
     );
     // One that was done is still answered as it was, whatever version it had seen.
     assert!(downgrade.to(&landlord).await.expect(200).is_replayed());
+}
+
+#[tokio::test]
+async fn what_time_has_done_since_is_as_good_as_what_somebody_has_done() {
+    let clock = WallClock::new();
+    let service = Service::start_with(clock.of(Options::default()));
+    let tenant = service.tenant("free").await;
+    let landlord = service.landlord();
+    let trial = json!({ "plan": "enterprise", "days": 14 });
+    let trial = landlord
+        .post(&subscription(&tenant, "/trial"), &trial)
+        .await;
+    let seen = trial.expect(201).version();
+    clock.set_apart(15 * 24 * 60 * 60);
+    let decided = |seen| Sent::new(&tenant, "/plan", json!({ "plan": "pro" }), Some(seen));
+    let late = decided(seen).to(&landlord).await;
+    late.problem(412, "precondition_failed");
+    let preview = landlord
+        .request(Method::POST, &subscription(&tenant, "/plan/preview"))
+        .header("If-Match", format!("\"{seen}\""))
+        .json(&json!({ "plan": "pro" }));
+    let late = send(preview).await;
+    late.problem(412, "precondition_failed");
+    // Read again, there is something to decide on.
+    let now = version(&service, &tenant).await;
+    assert_eq!(now, seen + 1, "the trial's end is recorded");
+    decided(now).to(&landlord).await.expect(200);
 }
 
 #[tokio::test]

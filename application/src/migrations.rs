@@ -154,7 +154,7 @@ impl Application {
         command.scope.require(READ)?;
         let store = self.known_store(tenant).await?;
         // The plan that it is brought to must be the one that it still has when that is decided.
-        store.ledger.heard(0).await?;
+        self.bring_up_to_date(&store).await?;
         let head = store.ledger.head();
         let to = self.newest_of(&head.subscription)?;
         let version = head.subscription_version;

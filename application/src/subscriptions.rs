@@ -168,7 +168,6 @@ impl Application {
         .await
     }
 
-    pub(crate) async fn change_subscription(
     /// A subscription as the landlord sees it at `now`, with what is off for everybody.
     pub fn subscription_state(
         &self,
@@ -181,6 +180,7 @@ impl Application {
         SubscriptionState::of(tenant, subscription, usage, &edition.catalogue, now)
     }
 
+    pub(crate) async fn change_subscription(
         &self,
         command: &Command,
         tenant: TenantId,
@@ -190,6 +190,9 @@ impl Application {
         let store = self.known_store(tenant).await?;
         self.commit(&store, command, || async {
             let now = self.clock.now();
+            if command.if_match.is_some() {
+                self.bring_up_to_date(&store).await?;
+            }
             let staged = self
                 .stage::<TenantSubscription>(
                     &store,
@@ -211,6 +214,13 @@ impl Application {
             })
         })
         .await
+    }
+
+    /// Records what has happened by itself up to now, at least, before a version is compared: whoever
+    /// decided on what was before has not seen it.
+    pub(crate) async fn bring_up_to_date(&self, store: &TenantStore) -> Result<(), Error> {
+        store.ledger.heard(0).await?;
+        self.record_due_of_subscription(store).await
     }
 
     /// Records what has happened to a subscription by itself. Whoever else does so meanwhile, a

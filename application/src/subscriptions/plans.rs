@@ -79,6 +79,9 @@ impl Application {
         let store = self.known_store(tenant).await?;
         self.commit(&store, command, || async {
             let now = self.clock.now();
+            if command.if_match.is_some() {
+                self.bring_up_to_date(&store).await?;
+            }
             let head = store.ledger.head();
             let version = head.subscription_version;
             if command.if_match.is_some_and(|seen| seen != version) {
@@ -90,11 +93,11 @@ impl Application {
             let from = before.terms().ok_or(Error::NotFound("tenant"))?;
             let limit_after = after.card_limit(moment);
             let in_circulation = head.usage.in_circulation();
+            let difference = preview.difference();
+            let edition = self.catalogue.current();
             Ok(Decided {
                 value: PlanPreview {
                     tenant,
-            let difference = preview.difference();
-            let edition = self.catalogue.current();
                     from: from.plan_at(moment).key.clone(),
                     to: to.key.clone(),
                     to_version: to.version,

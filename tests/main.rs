@@ -15,8 +15,8 @@ mod checks;
 mod expiry;
 mod idempotency;
 mod keys;
-mod migrate;
 mod payments;
+mod plan_migrations;
 mod scheduled_plans;
 mod subscriptions;
 mod tenants;
@@ -28,8 +28,8 @@ mod quota;
 
 mod archive;
 mod maintenance;
-mod migrations;
 mod process;
+mod schema_migrations;
 
 mod crash;
 mod moves;

@@ -52,7 +52,7 @@ step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 step 'tests' cargo test --workspace --locked
 # Those that are about PostgreSQL anyway have just run.
-once=(migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
+once=(schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
 step 'the service on PostgreSQL' env TESTS_ON=postgres cargo test -p api --test it --locked -- "${once[@]/#/--skip=}"
 step 'the broker and nodes killed' env BROKER_EVENTS=10000 BROKER_KILLS=6 cargo test -p api --test it --locked broker_kills:: -- --nocapture
 step 'the torture run' env TORTURE_SECONDS=120 cargo test -p api --test it --locked torture:: -- --nocapture

@@ -152,6 +152,30 @@ async fn all_tenants_on_a_plan_are_migrated_and_the_others_are_not() {
 }
 
 #[tokio::test]
+async fn a_plan_can_be_edited_as_it_was_seen_while_a_migration_goes_on() {
+    let service = Service::start();
+    let landlord = service.landlord();
+    service.tenant("free").await;
+    revise(&service, 600).await;
+    let begun = landlord.post(MIGRATE, &json!({})).await;
+    let seen = begun.expect(202).header("etag").to_owned();
+    finished(&service).await;
+    let shown = landlord.get(FREE).await;
+    assert_eq!(shown.expect(200).header("etag"), seen);
+    let mut plan = shown.json();
+    let plan = json!({
+        "price_level": plan["price_level"].take(),
+        "rank": plan["rank"].take(),
+        "features": { "max_cards": 700, "cards.lifecycle": true },
+    });
+    let edit = landlord
+        .command(reqwest::Method::PUT, FREE, "edit", &plan)
+        .header("If-Match", &seen);
+    let edited = crate::support::client::send(edit).await;
+    assert_ne!(edited.expect(200).header("etag"), seen);
+}
+
+#[tokio::test]
 async fn who_has_cancelled_is_left_as_it_is_and_fails_nothing() {
     let service = Service::start();
     let landlord = service.landlord();

@@ -57,7 +57,9 @@ pub struct Edition {
     /// What is for sale.
     pub catalogue: Catalogue,
     /// How many events it has.
-    pub version: Version,
+    version: Version,
+    /// The version that clients see: how many of those tell more than how far a migration is.
+    pub revision: Version,
     /// The position in the landlord's ledger up to which this is.
     position: Position,
 }
@@ -94,6 +96,7 @@ impl Edition {
         if let Event::Catalogue(event) = &recorded.event {
             self.catalogue.evolve(event.clone());
             self.version += 1;
+            self.revision += Version::from(!event.is_progress());
         }
         Ok(())
     }

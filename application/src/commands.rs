@@ -165,6 +165,10 @@ pub(crate) trait InLedger: Aggregate<Services = (), Command: Send> + Clone {
     const KIND: AggregateKind;
     fn own(event: Event) -> Option<Self::Event>;
     fn wrap(event: Self::Event) -> Event;
+    /// Whether the event counts in the version that clients see and name in `If-Match`.
+    fn is_seen(_event: &Self::Event) -> bool {
+        true
+    }
     /// The event as asked for by somebody, where it says so itself.
     fn attributed(event: Self::Event, _asker: &Attribution) -> Self::Event {
         event
@@ -218,6 +222,10 @@ impl InLedger for Catalogue {
     fn wrap(event: Self::Event) -> Event {
         Event::Catalogue(event)
     }
+
+    fn is_seen(event: &Self::Event) -> bool {
+        !event.is_progress()
+    }
 }
 
 /// The framework's event store for one command on one aggregate.
@@ -234,6 +242,9 @@ struct Staging<'a, A> {
 struct Loaded<A> {
     id: String,
     aggregate: A,
+    /// How many events it has.
+    stored: Version,
+    /// How many of them clients see.
     version: Version,
 }
 
@@ -277,20 +288,22 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
 
     async fn load_aggregate(&self, id: &str) -> Result<Loaded<A>, AggregateError<A::Error>> {
         let events = self.load_events(id).await?;
-        let version = events.len() as Version;
+        let seen_of = |event: &EventEnvelope<A>| Version::from(A::is_seen(&event.payload));
+        let version = events.iter().map(seen_of).sum();
         if let Some(seen) = self.if_match
             && version > 0
             && seen != version
         {
             return Err(carry(PreconditionFailed { current: version }));
         }
-        let mut aggregate = A::default();
+        let (mut aggregate, stored) = (A::default(), events.len() as Version);
         for event in events {
             aggregate.apply(event.payload);
         }
         Ok(Loaded {
             id: id.to_owned(),
             aggregate,
+            stored,
             version,
         })
     }
@@ -310,13 +323,14 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
         for event in &events {
             aggregate.apply(event.clone());
         }
+        let seen = events.iter().filter(|event| A::is_seen(event)).count();
         let staged = Staged {
             aggregate,
-            version: loaded.version + events.len() as Version,
+            version: loaded.version + seen as Version,
             stream: StreamAppend {
                 kind: A::KIND,
                 id: loaded.id,
-                expected: loaded.version,
+                expected: loaded.stored,
                 events: events.into_iter().map(A::wrap).collect(),
                 metadata,
             },

@@ -182,6 +182,14 @@ impl CatalogueEvent {
         }
     }
 
+    /// Whether it only tells how far a migration is: nothing of what is for sale changes.
+    pub const fn is_progress(&self) -> bool {
+        matches!(
+            self,
+            Self::PlanMigrationProgressed { .. } | Self::PlanMigrationFinished { .. }
+        )
+    }
+
     /// When it happened.
     pub const fn at(&self) -> DateTime<Utc> {
         match self {

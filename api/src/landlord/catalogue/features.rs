@@ -128,7 +128,7 @@ pub async fn get_feature(
     let edition = api.application.catalogue.current();
     let feature = FeatureState::of(&edition.catalogue, &slug);
     let body = FeatureBody::from(feature.ok_or_else(|| Problem::not_found("feature"))?);
-    Ok(versioned(edition.version, &request_headers, body))
+    Ok(versioned(edition.revision, &request_headers, body))
 }
 
 /// Defines a feature, new or known. Its kind never changes; plans and subscriptions that have it

@@ -81,7 +81,7 @@ pub async fn get_module(
     let edition = api.application.catalogue.current();
     let module = edition.catalogue.module(&key).cloned();
     let body = ModuleForSaleBody::from(module.ok_or_else(|| Problem::not_found("module"))?);
-    Ok(versioned(edition.version, &request_headers, body))
+    Ok(versioned(edition.revision, &request_headers, body))
 }
 
 /// Defines a module, new or known.

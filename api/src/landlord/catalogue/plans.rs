@@ -105,7 +105,7 @@ pub async fn get_plan(
     let edition = api.application.catalogue.current();
     let plan = PlanState::of(&edition.catalogue, &key);
     let body = PlanBody::from(plan.ok_or_else(|| Problem::not_found("plan"))?);
-    Ok(versioned(edition.version, &request_headers, body))
+    Ok(versioned(edition.revision, &request_headers, body))
 }
 
 /// Defines a plan: the first version of a new one, the next of a known one. New subscriptions take

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::examples::{add_on, day, granted, plan, slug, started, suspended};
 use crate::given::after;
-use crate::world::{SubscriptionAsk, World, asks, subscription_ask};
+use crate::world::{World, asks, plan_change};
 
 #[test]
 fn a_downgrade_says_what_is_lost_and_which_limits_shrink() {
@@ -64,13 +64,10 @@ proptest! {
     /// Whatever the tenant has been through: the change is done, the clock goes on to the moment
     /// when it takes effect, and the rights just then differ from those without it as foretold.
     #[test]
-    fn a_preview_equals_what_the_change_then_does(asks in asks(), ask in subscription_ask()) {
+    fn a_preview_equals_what_the_change_then_does(asks in asks(), change in plan_change()) {
         let mut world = World::new();
         asks.iter().for_each(|ask| world.step(ask));
-        let command = match ask {
-            SubscriptionAsk::ChangePlan(..) => ask.at(world.now),
-            _ => return Ok(()),
-        };
+        let command = change.at(world.now);
         let SubscriptionCommand::ChangePlan { to, effective, at } = command.clone() else {
             return Ok(());
         };
@@ -81,13 +78,20 @@ proptest! {
             return Ok(());
         };
 
+        let moment = preview.effective_at;
         let mut without = world.clone();
         without.tell(SubscriptionCommand::UnschedulePlanChange { at });
-        let without = without.subscription.entitlements(preview.effective_at);
+        let mut with = world;
+        events.into_iter().for_each(|event| with.subscription.evolve(event));
+        with.tell(SubscriptionCommand::RecordDue { at: moment });
 
-        events.into_iter().for_each(|event| world.subscription.evolve(event));
-        world.tell(SubscriptionCommand::RecordDue { at: preview.effective_at });
-        let with = world.subscription.entitlements(preview.effective_at);
-        prop_assert_eq!(preview.difference(), Difference::between(without, with));
+        for (foretold, then) in [(&preview.before, &without), (&preview.after, &with)] {
+            let then = &then.subscription;
+            prop_assert_eq!(foretold.price_level(moment), then.price_level(moment));
+            prop_assert_eq!(foretold.card_limit(moment), then.card_limit(moment));
+        }
+        let rights = |world: World| world.subscription.entitlements(moment);
+        let difference = Difference::between(rights(without), rights(with));
+        prop_assert_eq!(preview.difference(), difference);
     }
 }

@@ -315,18 +315,24 @@ fn card_ask() -> impl Strategy<Value = CardAsk> {
     ]
 }
 
+fn max_cards() -> impl Strategy<Value = FeatureValue> {
+    prop_oneof![
+        4 => (0..6_u64).prop_map(FeatureValue::Limit),
+        1 => Just(FeatureValue::Unlimited),
+    ]
+}
+
+/// Any plan change that may be asked for.
+pub fn plan_change() -> impl Strategy<Value = SubscriptionAsk> {
+    (0..3_u32, max_cards(), when())
+        .prop_map(|(rank, value, when)| SubscriptionAsk::ChangePlan(rank, value, when))
+}
+
 /// Anything that may be asked of a subscription.
 pub fn subscription_ask() -> impl Strategy<Value = SubscriptionAsk> {
-    let max_cards = || {
-        prop_oneof![
-            4 => (0..6_u64).prop_map(FeatureValue::Limit),
-            1 => Just(FeatureValue::Unlimited),
-        ]
-    };
     let kind = prop_oneof![Just(GrantKind::AddOn), Just(GrantKind::Override)];
     prop_oneof![
-        6 => (0..3_u32, max_cards(), when())
-            .prop_map(|(rank, value, when)| SubscriptionAsk::ChangePlan(rank, value, when)),
+        6 => plan_change(),
         1 => Just(SubscriptionAsk::Unschedule),
         4 => (0..3_u32, 0..9_u32)
             .prop_map(|(rank, days)| SubscriptionAsk::StartTrial(rank, days)),

@@ -163,10 +163,12 @@ async fn what_moves_a_head_after_a_batch_has_failed_is_told_to_the_other_nodes()
     assert_eq!(here.next().now_or_never(), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// Also if the connection was lost of which nobody has heard yet.
+#[tokio::test]
 async fn what_was_rung_right_before_a_doorbell_is_closed_is_sent() {
     let one = tenant();
     let (closed, open) = (Node::start(&[one]).await, Node::start(&[one]).await);
+    closed.cut().await;
     for position in 1..=20 {
         closed.doorbell.ring(one, position);
     }

@@ -242,6 +242,25 @@ async fn odd_but_valid_requests_are_answered_as_usual() {
 }
 
 #[tokio::test]
+async fn a_body_that_nobody_reads_does_not_cost_its_answer() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let body = "x".repeat(8 << 20);
+    let extra = format!("Content-Length: {}\r\n", body.len());
+    for (line, status) in [
+        ("OPTIONS /readyz HTTP/1.1", 405),
+        ("POST /v1/nothing HTTP/1.1", 404),
+        ("POST /v1/cards HTTP/1.1", 413),
+        ("PUT /v1/landlord/plans/free HTTP/1.1", 403),
+    ] {
+        let request = head(&tenant, line, &extra) + &body;
+        let answer = exchange(service.address(), request).await;
+        let answer = answer.unwrap_or_else(|| panic!("{line}: no answer"));
+        assert_eq!(answer.status, status, "{line}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn chunked_bodies_are_read_and_connections_are_kept() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;

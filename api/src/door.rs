@@ -4,6 +4,8 @@
 //! the bound on requests in flight, one log event, the metrics, a handler's panic, and the
 //! writing of problem documents, so that each of them is in one place and costs once.
 
+mod unread;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -21,6 +23,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tower::{Layer, Service};
 
+use self::unread::Unread;
 use crate::Api;
 use crate::problem::{Code, Problem, ProblemBody};
 use crate::scope::{Arrival, bearer, id_from_outside};
@@ -82,13 +85,14 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    fn call(&mut self, request: Request) -> Self::Future {
         let began = Instant::now();
         let api = Arc::clone(&self.api);
         let arrival = Arc::new(arrival(&api, &request));
         let method = request.method().clone();
         let path = request.extensions().get::<MatchedPath>().cloned();
         let admitted = admit(&api, &arrival, path.as_ref(), &request);
+        let (mut request, unread) = Unread::of(request);
         request.extensions_mut().insert(Arc::clone(&arrival));
         let handler = self.inner.call(request);
         Box::pin(async move {
@@ -97,6 +101,9 @@ where
                 Err(problem) => problem.into_response(),
             };
             arrival.leave();
+            if let Some(unread) = unread {
+                unread.discard().await;
+            }
             finish(&api, &arrival, &method, path.as_ref(), &mut response, began);
             Ok(response)
         })

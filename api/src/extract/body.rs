@@ -21,9 +21,6 @@ use crate::Api;
 use crate::problem::{Code, FieldError, Problem};
 use crate::scope::{Arrival, Caller};
 
-/// How many bytes of a body that is too large are read all the same.
-const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// A request to change something: the command it becomes, and its body.
 ///
 /// An empty body reads as `{}`, so that a change that needs nothing said can be asked for with
@@ -129,7 +126,7 @@ async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > max.max(DISCARDED_BYTES_MAX)) {
+    if announced.is_some_and(|length| length > max) {
         return Err(too_large());
     }
     match timeout(api.limits.body_timeout, collect(body, max)).await {
@@ -143,23 +140,19 @@ async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Probl
     }
 }
 
-/// The whole body; `None` if it has more than `max` bytes. The rest of such a one is read and
-/// thrown away, up to a bound: a client that is still sending when it is answered and cut off
-/// sees a broken connection, not the answer.
+/// The whole body; `None` if it has more than `max` bytes.
 async fn collect(mut body: Body, max: usize) -> Result<Option<Bytes>, axum::Error> {
-    let (mut whole, mut length) = (BytesMut::new(), 0);
-    while length <= max.max(DISCARDED_BYTES_MAX)
-        && let Some(frame) = body.frame().await
-    {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
-        length += data.len();
-        if length <= max {
-            whole.extend_from_slice(&data);
+        if whole.len() + data.len() > max {
+            return Ok(None);
         }
+        whole.extend_from_slice(&data);
     }
-    Ok((length <= max).then(|| whole.freeze()))
+    Ok(Some(whole.freeze()))
 }
 
 fn parse<B: DeserializeOwned>(headers: &HeaderMap, text: &[u8]) -> Result<B, Problem> {

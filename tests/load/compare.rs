@@ -1,9 +1,12 @@
 //! The comparison: this service, a stock service of the same libraries, and bare `pgbench`, on one
-//! private PostgreSQL cluster in one run. The ratios are what counts.
+//! private PostgreSQL cluster in one run; or on the embedded store this service, a bare sketch of
+//! its ledger, and bare HTTP. The ratios are what counts.
 //!
 //! `cargo run --release --example load -- compare --help`
 
+mod embedded;
 mod pgbench;
+pub mod sketch;
 pub mod stock;
 
 use std::path::Path;
@@ -25,6 +28,11 @@ const PGBENCH_ROWS: usize = 64;
 /// What is compared.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// On PostgreSQL, beside a stock service and pgbench; or on the embedded store, beside a bare
+    /// sketch of the ledger (batches, chain and read model in one transaction each, nothing else)
+    /// and a service that answers the same and stores nothing
+    #[arg(long, value_enum, default_value = "postgres")]
+    engine: Engine,
     /// Connections, one row each
     #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
     connections: Vec<usize>,
@@ -36,8 +44,19 @@ pub struct Options {
     rounds: usize,
 }
 
-/// Measures and prints.
-pub async fn compare(options: &Options, binary: &Path) -> anyhow::Result<()> {
+/// Measures and prints; files go into `within`.
+pub async fn compare(
+    options: &Options,
+    binary: &Path,
+    within: Option<&Path>,
+) -> anyhow::Result<()> {
+    match options.engine {
+        Engine::Embedded => embedded::compare(options, binary, within).await,
+        Engine::Postgres => on_postgres(options, binary).await,
+    }
+}
+
+async fn on_postgres(options: &Options, binary: &Path) -> anyhow::Result<()> {
     let this = std::env::current_exe()?;
     let mut ours = vec![Vec::new(); options.connections.len()];
     let mut stock = ours.clone();
@@ -48,11 +67,13 @@ pub async fn compare(options: &Options, binary: &Path) -> anyhow::Result<()> {
             let store = Store::empty(Engine::Postgres, None).await?;
             let service = Service::start(binary, store)?;
             let key = provision(&service).await?;
-            ours[row].push(issued_per_second(&service, &key, *connections, options.seconds).await?);
+            let issuing = issued(&service, &key, *connections, options.seconds);
+            ours[row].push(issuing.await?.per_second);
             drop(service);
             let store = Store::empty(Engine::Postgres, None).await?;
             let service = Service::spawn(Command::new(&this).arg("stock"), store)?;
-            stock[row].push(issued_per_second(&service, "", *connections, options.seconds).await?);
+            let issuing = issued(&service, "", *connections, options.seconds);
+            stock[row].push(issuing.await?.per_second);
         }
         single.push(pgbench::inserts_per_second(PGBENCH_CLIENTS, 1, options.seconds).await?);
         batched.push(
@@ -99,13 +120,21 @@ async fn provision(service: &Service) -> anyhow::Result<String> {
     Ok(made["api_key"].as_str().context("no api_key")?.to_owned())
 }
 
+/// What one measurement says.
+#[derive(Clone, Copy)]
+struct Figures {
+    per_second: f64,
+    /// The service's processor time for each card.
+    cpu_micros: f64,
+}
+
 /// Each connection asks as soon as it has its answer.
-async fn issued_per_second(
+async fn issued(
     service: &Service,
     key: &str,
     connections: usize,
     seconds: f64,
-) -> anyhow::Result<f64> {
+) -> anyhow::Result<Figures> {
     let begin = Instant::now() + Duration::from_secs(1);
     let end = begin + Duration::from_secs_f64(seconds);
     let mut clients = Vec::with_capacity(connections);
@@ -119,11 +148,17 @@ async fn issued_per_second(
             end,
         )));
     }
+    tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
+    let cpu_before = service.cpu()?;
     let mut issued = 0_u64;
     for client in clients {
         issued += client.await??;
     }
-    Ok(issued as f64 / seconds)
+    let cpu = service.cpu()? - cpu_before;
+    Ok(Figures {
+        per_second: issued as f64 / seconds,
+        cpu_micros: cpu.as_secs_f64() * 1e6 / issued as f64,
+    })
 }
 
 async fn issue(

@@ -76,7 +76,8 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Issue cards on PostgreSQL on this service and on a stock one of the same libraries, and
-    /// insert events with pgbench, in turn; print the ratios
+    /// insert events with pgbench, in turn; or with `--engine embedded` on this service, on a bare
+    /// sketch of its ledger and on one that stores nothing, in turn; print the ratios
     Compare(compare::Options),
     /// Audit the usage of many tenants, and read their events without doing anything with them, in
     /// turn; print what each took
@@ -90,6 +91,13 @@ enum Command {
     /// Be the stock service, on an empty database
     #[command(hide = true)]
     Stock,
+    /// Be the bare sketch, on an empty directory
+    #[command(hide = true)]
+    Sketch {
+        /// Be bare HTTP
+        #[arg(long)]
+        store_nothing: bool,
+    },
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -117,13 +125,16 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let binary = match (&options.binary, &options.command) {
         (Some(binary), _) => binary.clone(),
-        (None, Some(Command::Stock)) => PathBuf::new(),
+        (None, Some(Command::Stock | Command::Sketch { .. })) => PathBuf::new(),
         (None, _) => service::build()?,
     };
     let runtime = tokio::runtime::Runtime::new()?;
     match &options.command {
         None => issuances(&options, &binary, &runtime),
-        Some(Command::Compare(options)) => runtime.block_on(compare::compare(options, &binary)),
+        Some(Command::Compare(wanted)) => {
+            let within = options.directory.as_deref();
+            runtime.block_on(compare::compare(wanted, &binary, within))
+        }
         Some(Command::Audit(wanted)) => {
             let within = options.directory.as_deref();
             runtime.block_on(audit::audit(wanted, options.engine, &binary, within))
@@ -131,6 +142,11 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Enforce(options)) => runtime.block_on(enforce::enforce(options, &binary)),
         Some(Command::Publish(options)) => runtime.block_on(publish::publish(options, &binary)),
         Some(Command::Stock) => runtime.block_on(compare::stock::serve(&std::env::var("STORE")?)),
+        Some(Command::Sketch { store_nothing }) => {
+            let store = std::env::var("STORE")?;
+            let store = (!store_nothing).then_some(store.as_str());
+            runtime.block_on(compare::sketch::serve(store))
+        }
     }
 }
 

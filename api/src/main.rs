@@ -18,12 +18,17 @@ use api::{Api, archive, asyncapi, billing, demo, docs, files, first_minutes, ser
 use application::error::causes;
 use domain::billing::Period;
 use domain::ids::TenantId;
+use mimalloc::MiMalloc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, registry};
+
+/// A request allocates on one thread and frees on another, at which the C library's allocator is slow.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What is logged unless `RUST_LOG` says otherwise: PostgreSQL's notices tell nobody anything.
 const LOG_DEFAULT: &str = "info,sqlx::postgres::notice=warn";

@@ -66,13 +66,32 @@ impl Progress {
 /// [`Progress`], shared, and awaitable.
 #[derive(Default)]
 pub(super) struct Follower {
-    progress: Mutex<Progress>,
+    state: Mutex<State>,
     checkpoint: watch::Sender<Option<Position>>,
+}
+
+#[derive(Default)]
+struct State {
+    progress: Progress,
+    /// How many rings did not know how far the ledger is.
+    unsure: u64,
+    /// How many of those the ledger itself was asked for.
+    looked: u64,
+}
+
+/// What rang before a step.
+#[derive(Clone, Copy)]
+struct Heard {
+    /// The newest position.
+    position: Position,
+    unsure: u64,
+    /// Whether only the ledger knows how far it is.
+    must_look: bool,
 }
 
 impl Follower {
     pub(super) fn progress(&self) -> Progress {
-        self.lock().clone()
+        self.lock().progress.clone()
     }
 
     /// Waits until the checkpoint is at or after `position`.
@@ -84,13 +103,15 @@ impl Follower {
             .await;
     }
 
-    /// Notes a ring; whether a task must be started for it.
+    /// Notes a ring, for position 0 if nobody knows how far the ledger is; whether a task must be
+    /// started for it.
     pub(super) fn begin(&self, position: Position) -> bool {
-        let mut progress = self.lock();
-        progress.head = progress.head.max(position);
-        match progress.state {
+        let mut state = self.lock();
+        state.unsure += u64::from(position == 0);
+        state.progress.head = state.progress.head.max(position);
+        match state.progress.state {
             FollowerState::Idle => {
-                progress.state = FollowerState::Running;
+                state.progress.state = FollowerState::Running;
                 true
             }
             FollowerState::Running | FollowerState::Retrying | FollowerState::Stopped => false,
@@ -99,7 +120,7 @@ impl Follower {
 
     /// Lets a stopped follower begin again; whether it was stopped.
     pub(super) fn resume(&self) -> bool {
-        let mut progress = self.lock();
+        let progress = &mut self.lock().progress;
         let stopped = progress.state == FollowerState::Stopped;
         if stopped {
             progress.state = FollowerState::Idle;
@@ -114,21 +135,33 @@ impl Follower {
     }
 
     fn advance(&self, position: Position) {
-        let mut progress = self.lock();
+        let mut state = self.lock();
+        let progress = &mut state.progress;
         progress.checkpoint = Some(position);
         progress.head = progress.head.max(position);
         progress.last_error = None;
         progress.behind_since = None;
-        drop(progress);
+        drop(state);
         self.checkpoint.send_replace(Some(position));
     }
 
-    /// Nothing was left to read after a ring for `heard`; whether the task may end, because
-    /// nothing rang for anything later meanwhile.
-    fn rest(&self, heard: Position) -> bool {
-        let mut progress = self.lock();
-        let done = progress.head <= heard;
+    fn heard(&self) -> Heard {
+        let state = self.lock();
+        Heard {
+            position: state.progress.head,
+            unsure: state.unsure,
+            must_look: state.unsure > state.looked,
+        }
+    }
+
+    /// All that had rung is handled; whether the task may end, because nothing else has rung
+    /// meanwhile.
+    fn rest(&self, heard: Heard) -> bool {
+        let mut state = self.lock();
+        state.looked = heard.unsure;
+        let done = state.progress.head <= heard.position && state.unsure == heard.unsure;
         if done {
+            let progress = &mut state.progress;
             progress.state = FollowerState::Idle;
             progress.head = progress.checkpoint.unwrap_or_default();
             progress.last_error = None;
@@ -139,19 +172,19 @@ impl Follower {
 
     /// Something is not handled, since `time` at the latest.
     fn behind_since(&self, time: DateTime<Utc>) {
-        self.lock().behind_since.get_or_insert(time);
+        self.lock().progress.behind_since.get_or_insert(time);
     }
 
     fn enter(&self, state: FollowerState, error: Option<String>) {
-        let mut progress = self.lock();
+        let progress = &mut self.lock().progress;
         progress.state = state;
         if error.is_some() {
             progress.last_error = error;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,9 +270,9 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
             checkpoint,
             lapses_in,
         } => {
-            let heard = follower.progress().head;
+            let heard = follower.heard();
             follower.advance(checkpoint);
-            return Ok(match checkpoint >= heard && follower.rest(heard) {
+            return Ok(match checkpoint >= heard.position && follower.rest(heard) {
                 true => Step::Resting,
                 false => Step::Elsewhere {
                     look_again_in: lapses_in,
@@ -255,7 +288,10 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
             position
         }
     };
-    let heard = follower.progress().head;
+    let heard = follower.heard();
+    if checkpoint >= heard.position && !heard.must_look && follower.rest(heard) {
+        return Ok(Step::Resting);
+    }
     let events = store.ledger.read(checkpoint, BATCH_EVENTS).await?;
     let Some(oldest) = events.first() else {
         return Ok(match follower.rest(heard) {
@@ -264,7 +300,7 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
         });
     };
     let recorded_at = oldest.stored.recorded_at;
-    follower.lock().behind_since = Some(recorded_at);
+    follower.lock().progress.behind_since = Some(recorded_at);
     let position = line.subscriber.handle(&store, &events).await?;
     follower.advance(position);
     let waited = (line.clock.now() - recorded_at)

@@ -298,7 +298,7 @@ pub const BEGIN_REPLAYABLE: &str = "pragma synchronous=normal; begin immediate; 
 /// statements in it; a transaction of sqlx is one statement a text. The text that begins the
 /// transaction has [`BEGIN`] or [`BEGIN_REPLAYABLE`], the last ends with `commit` or `rollback`.
 /// sqlx does not know of such a transaction: unless [`Self::done`] says that it is over, the
-/// connection is opened anew before it is used again.
+/// connection is opened anew before it is used again, if anything was sent at all.
 pub struct Exchange<'a> {
     database: &'a Database,
     writer: Writer<'a>,
@@ -315,7 +315,7 @@ impl Database {
         Ok(Exchange {
             writer: self.writer().await?,
             database: self,
-            over: false,
+            over: true,
         })
     }
 }
@@ -323,6 +323,7 @@ impl Database {
 impl Exchange<'_> {
     /// Where to send the texts.
     pub fn connection(&mut self) -> &mut SqliteConnection {
+        self.over = false;
         &mut self.writer
     }
 

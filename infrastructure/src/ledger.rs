@@ -117,12 +117,11 @@ trait Engine: Send + Sync + 'static {
 
 /// The transaction of a batch. If it is dropped before its commit, nothing has happened.
 trait Transaction: Pages {
-    /// Begins; reads the head, with what was answered under those of the keys that
-    /// were used before, and how many events those of the aggregates have that have any.
+    /// Begins; reads the head, with what was answered under those of the batch's keys that
+    /// were used before, and how many events those of its aggregates have that have any.
     fn begin(
         &mut self,
-        keys: &[&str],
-        ids: &[&str],
+        batch: &[Prepared],
     ) -> impl Future<Output = Result<Before, StoreError>> + Send;
 
     /// The subscription, folded.
@@ -166,10 +165,7 @@ async fn work_through<T: Transaction>(
     batch: &[Prepared],
     memory: &Memory,
 ) -> Result<Committed, StoreError> {
-    let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
-    let ids: Vec<_> = batch.iter().flat_map(Prepared::ids).collect();
-    let before = transaction.begin(&keys, &ids).await?;
-    drop((keys, ids));
+    let before = transaction.begin(batch).await?;
     let seen = memory.head.load_full();
     let subscription = match before.head.subscription_version == seen.subscription_version {
         true => Arc::clone(&seen.subscription),

@@ -109,6 +109,13 @@ impl Prepared {
         self.streams.iter().map(|stream| stream.id.as_str())
     }
 
+    /// The cards among them that were there before, as far as it knows.
+    pub(super) fn known_cards(&self) -> impl Iterator<Item = &str> {
+        let known =
+            |stream: &&PreparedStream| stream.kind == AggregateKind::Card && stream.expected > 0;
+        self.streams.iter().filter(known).map(|it| it.id.as_str())
+    }
+
     fn card_events(&self) -> impl Iterator<Item = &domain::card::CardEvent> {
         let events = self.streams.iter().flat_map(|stream| &stream.events);
         events.filter_map(|(event, _)| match event {

@@ -23,6 +23,7 @@ pub(crate) use self::read::look;
 pub use self::restore::restore;
 use super::stored::StoredLedger;
 use crate::database::Database;
+use crate::projections::cards::LiveCards;
 
 /// The schema of a tenant's file.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../migrations/sqlite/tenant");
@@ -48,8 +49,15 @@ impl SqliteLedger {
         waiting_max: usize,
     ) -> Result<Self, Unavailable> {
         let keys = Arc::<Keys>::default();
-        let reader = SqliteReader::new(database.readers().clone(), Arc::clone(&keys));
-        let engine = SqliteEngine::new(tenant, database, keys);
+        let cards = Arc::new(LiveCards::of(Arc::clone(&database)));
+        let readers = database.readers().clone();
+        let reader = SqliteReader::new(readers, Arc::clone(&keys), Arc::clone(&cards));
+        let engine = SqliteEngine::new(tenant, database, keys, cards);
         Self::start(tenant, engine, reader, clock, doorbell, waiting_max).await
+    }
+
+    /// The table of cards in the same file, which appends take along.
+    pub fn cards(&self) -> Arc<LiveCards> {
+        self.reader.cards()
     }
 }

@@ -2,7 +2,8 @@
 //! the ledger it is folded from. [`postgres`] keeps the same in a schema.
 //!
 //! Rows and checkpoint move in one transaction on the file's one writing connection, so handling
-//! the same events twice has the effect of once. That transaction is replayable (see
+//! the same events twice has the effect of once. In the steady state that is the append's own (see
+//! [`live`]). Otherwise it is a replayable one (see
 //! [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): the ledger's next commit makes it durable, and a power loss before that
 //! takes back rows and checkpoint together. The ledger's writer waits for the same connection, so
 //! what is done under it is kept short: few statements, each for many rows.
@@ -11,14 +12,15 @@ pub mod postgres;
 
 mod fold;
 mod list;
-mod live;
+pub(crate) mod live;
 mod rebuild;
-mod rows;
-mod table;
+pub(crate) mod rows;
+pub(crate) mod table;
 
 use std::sync::Arc;
 
 use application::cards::{Card, CardFilter, CardPage, DueCard};
+use application::ports::checkpoints::Turn;
 use application::ports::{
     CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
 };
@@ -30,6 +32,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Sqlite, SqliteConnection};
 
 use self::list::Cards;
+pub use self::live::LiveCards;
 use self::rebuild::InFile;
 use self::table::Table;
 use crate::database::{Database, begin, unavailable};
@@ -42,6 +45,9 @@ const THE_STORE: &str = "the tenant's store";
 pub trait TenantDatabases: Send + Sync {
     /// The tenant's database.
     async fn database(&self, tenant: TenantId) -> Result<Arc<Database>, Unavailable>;
+
+    /// The table of its cards, as its ledger knows it.
+    async fn cards(&self, tenant: TenantId) -> Result<Arc<LiveCards>, Unavailable>;
 }
 
 /// A tenant's cards, to be asked about.
@@ -125,6 +131,15 @@ impl Subscriber for CardsProjection {
         CARDS
     }
 
+    /// What appends have taken along is handled.
+    async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
+        let cards = self.databases.cards(tenant.tenant).await?;
+        Ok(match cards.reached().filter(|_| cards.goes_along()) {
+            Some(position) => Turn::HereFrom(position),
+            None => Turn::Here,
+        })
+    }
+
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
         let database = self.databases.database(tenant.tenant).await?;
         // As in `open`: no reading connection for this.
@@ -139,8 +154,8 @@ impl Subscriber for CardsProjection {
         tenant: &TenantStore,
         events: &[Arc<RecordedEvent>],
     ) -> Result<Position, HandlerError> {
-        let database = self.databases.database(tenant.tenant).await?;
-        live::advance(&database, events).await
+        let cards = self.databases.cards(tenant.tenant).await?;
+        cards.advance(tenant.ledger.as_ref(), events).await
     }
 
     async fn rebuild(
@@ -150,7 +165,9 @@ impl Subscriber for CardsProjection {
     ) -> Result<Position, HandlerError> {
         let database = self.databases.database(tenant.tenant).await?;
         let building = InFile::start(&database).await?;
-        rebuild::rebuild(building, tenant.ledger.as_ref(), progress).await
+        let position = rebuild::rebuild(building, tenant.ledger.as_ref(), progress).await?;
+        self.databases.cards(tenant.tenant).await?.moved(position);
+        Ok(position)
     }
 }
 

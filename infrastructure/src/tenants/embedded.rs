@@ -18,7 +18,7 @@ use crate::database::{Database, Older, too_old, unavailable};
 use crate::ledger::recount::{Count, Source, recount};
 use crate::ledger::sqlite::{self, MIGRATOR, SqliteLedger};
 use crate::ledger::{HeadRow, StoreError};
-use crate::projections::cards::{CardsReadModel, TenantDatabases};
+use crate::projections::cards::{CardsReadModel, LiveCards, TenantDatabases};
 
 /// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
 /// descriptors, and up to 4 of the former and 12 of the latter more while it is read.
@@ -70,6 +70,10 @@ impl EmbeddedStores {
 impl TenantDatabases for EmbeddedStores {
     async fn database(&self, tenant: TenantId) -> Result<Arc<Database>, Unavailable> {
         self.behind(tenant, |file| Arc::clone(&file.database)).await
+    }
+
+    async fn cards(&self, tenant: TenantId) -> Result<Arc<LiveCards>, Unavailable> {
+        self.behind(tenant, |file| file.ledger.cards()).await
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing here sleeps: what is waited for is the answer to an append queued later.
 
 mod at_once;
+mod cards;
 mod checkpoints;
 #[path = "../../../tests/servers/postgres.rs"]
 mod cluster;

@@ -21,6 +21,7 @@ use domain::text::{HolderName, Tier};
 use infrastructure::clock::SystemRandom;
 use infrastructure::database::Database;
 use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
+use infrastructure::projections::cards::LiveCards;
 use sqlx::Executor;
 use tempfile::TempDir;
 
@@ -70,6 +71,11 @@ impl SqliteUnderTest {
     pub async fn another_node(&self) -> Arc<dyn Ledger> {
         let database = Arc::clone(&self.database);
         open_ledger(self.tenant, database, &self.clock, &self.doorbell).await
+    }
+
+    /// The table of cards that its appends take along.
+    pub fn cards(&self) -> Arc<LiveCards> {
+        self.ledger.cards()
     }
 }
 

@@ -16,7 +16,9 @@ use domain::ids::{Position, TenantId};
 use infrastructure::database::{Database, Older, begin};
 use infrastructure::landlord::LandlordDatabase;
 use infrastructure::portable;
-use infrastructure::projections::cards::{CardsProjection, CardsReadModel, TenantDatabases};
+use infrastructure::projections::cards::{
+    CardsProjection, CardsReadModel, LiveCards, TenantDatabases,
+};
 use infrastructure::projections::landlord::LandlordReadModel;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use tempfile::TempDir;
@@ -158,6 +160,10 @@ struct One(Arc<Database>);
 impl TenantDatabases for One {
     async fn database(&self, _: TenantId) -> Result<Arc<Database>, Unavailable> {
         Ok(Arc::clone(&self.0))
+    }
+
+    async fn cards(&self, _: TenantId) -> Result<Arc<LiveCards>, Unavailable> {
+        Ok(Arc::new(LiveCards::of(Arc::clone(&self.0))))
     }
 }
 

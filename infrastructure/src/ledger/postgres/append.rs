@@ -255,10 +255,12 @@ impl Pages for PostgresAppend<'_> {
 }
 
 impl Transaction for PostgresAppend<'_> {
-    async fn begin(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
+    async fn begin(&mut self, batch: &[Prepared]) -> Result<Before, StoreError> {
+        let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
+        let ids: Vec<_> = batch.iter().flat_map(Prepared::ids).collect();
         let mut tries = 0;
         loop {
-            match self.read(keys, ids).await {
+            match self.read(&keys, &ids).await {
                 Err(StoreError::Database(error)) if passes(&error) && tries < TRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(PAUSE * tries).await;

@@ -3,13 +3,21 @@
 //! A text is a hand-over to the connection's thread, which costs more than what is in it (see
 //! [`Exchange`]). How many rows a text stores is a power of two, so that the connection's
 //! statement cache holds all texts; places that are left over are bound to null and passed over.
+//!
+//! The table of cards, which is in the same file, is taken along (see
+//! [`live`](crate::projections::cards::live)). What is wrong with it costs no append: the
+//! transaction is begun again without it, on the connection that nobody else writes on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use application::cards::Card;
 use application::ports::RecordedEvent;
+use application::subscribers::CARDS;
 use domain::event::{AggregateKind, Decoder};
 use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
+use metrics::histogram;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -20,9 +28,12 @@ use super::super::{
     Before, Committed, Engine, HeadRow, Memory, StoreError, Transaction, work_through,
 };
 use super::Bound;
-use super::keys::{self, FIND, INDEX, Keys, LAST, json};
+use super::keys::{self, FIND, INDEX, Keys, LAST, Slice, json};
 use super::read;
 use crate::database::{BEGIN, Database, Exchange};
+use crate::projections::cards::live::{Along, LiveCards};
+use crate::projections::cards::rows;
+use crate::projections::cards::table::Table;
 
 /// The most rows a text stores: 256 events and as many outcomes are 4,096 of the 32,766 variables
 /// that SQLite allows.
@@ -51,19 +62,29 @@ const MOVE_HEAD: &str = "update head set position = case when position = ? then 
      issued = ?, active = ?, suspended = ?, revoked = ?, expired = ?, replaced = ?, \
      subscription_version = ?, card_serials_reserved = ? where id = 1; commit";
 
+/// As many as the rows of cards have, and no other rows that are read.
+const KNOWN_COLUMNS: usize = rows::COLUMNS.len();
+
 /// The tenant's file, for writing.
 pub(super) struct SqliteEngine {
     tenant: TenantId,
     database: Arc<Database>,
     keys: Arc<Keys>,
+    cards: Arc<LiveCards>,
 }
 
 impl SqliteEngine {
-    pub(super) const fn new(tenant: TenantId, database: Arc<Database>, keys: Arc<Keys>) -> Self {
+    pub(super) const fn new(
+        tenant: TenantId,
+        database: Arc<Database>,
+        keys: Arc<Keys>,
+        cards: Arc<LiveCards>,
+    ) -> Self {
         Self {
             tenant,
             database,
             keys,
+            cards,
         }
     }
 }
@@ -74,6 +95,9 @@ impl Engine for SqliteEngine {
             tenant: self.tenant,
             exchange: self.database.exchange().await?,
             keys: &self.keys,
+            cards: &self.cards,
+            known: None,
+            began: Instant::now(),
         };
         work_through(append, batch, memory).await
     }
@@ -83,6 +107,7 @@ impl Engine for SqliteEngine {
         let mut writer = self.database.writer().await?;
         let head = read::head(&mut writer).await?;
         self.keys.catch_up(&mut writer).await?;
+        self.cards.look(&mut writer).await?;
         let subscription = read::subscription(&mut writer, self.tenant, decoder).await?;
         Ok((head, subscription))
     }
@@ -96,26 +121,36 @@ struct SqliteAppend<'a> {
     tenant: TenantId,
     exchange: Exchange<'a>,
     keys: &'a Keys,
+    cards: &'a LiveCards,
+    /// The rows of the batch's cards, if the table is where the batch begins.
+    known: Option<Vec<Card>>,
+    began: Instant,
 }
 
-impl Pages for SqliteAppend<'_> {
-    async fn count(&mut self, count: Count, up_to: Position) -> Result<Count, StoreError> {
-        read::count(self.exchange.connection(), count, up_to).await
-    }
-}
-
-impl Transaction for SqliteAppend<'_> {
-    async fn begin(&mut self, keys: &[&str], ids: &[&str]) -> Result<Before, StoreError> {
-        let text = format!("{BEGIN}{}; {LAST}; {FIND}; {VERSIONS}", read::HEAD);
-        let query = self.keys.bind(sqlx::query(&text), keys)?.bind(json(ids)?);
-        let rows = query.fetch_all(self.exchange.connection()).await?;
+impl SqliteAppend<'_> {
+    /// Begins and reads; the rows of `cards` as well, if there are any.
+    async fn read(&mut self, batch: &[Prepared], cards: &[&str]) -> Result<Before, StoreError> {
+        let keys: Vec<_> = batch.iter().filter_map(Prepared::key).collect();
+        let ids: Vec<_> = batch.iter().flat_map(Prepared::ids).collect();
+        let mut text = format!("{BEGIN}{}; {LAST}; {FIND}; {VERSIONS}", read::HEAD);
+        if !cards.is_empty() {
+            text.push_str("; ");
+            text.push_str(&rows::select_in(Table::Live));
+        }
+        let mut query = self.keys.bind(sqlx::query(&text), &keys)?.bind(json(&ids)?);
+        if !cards.is_empty() {
+            query = query.bind(json(cards)?);
+        }
+        let found = query.fetch_all(self.exchange.connection()).await?;
         // The rows of the statements come in one list; their widths tell them apart.
         let (mut head, mut last, mut outcomes, mut versions) = (vec![], vec![], vec![], vec![]);
-        for row in rows {
+        let mut known = vec![];
+        for row in found {
             match row.len() {
                 1 => last.push(row),
                 3 => versions.push(row),
                 4 => outcomes.push(row),
+                KNOWN_COLUMNS => known.push(rows::card(&row)?),
                 _ => head.push(row),
             }
         }
@@ -123,6 +158,7 @@ impl Transaction for SqliteAppend<'_> {
         if last != self.keys.last() {
             self.keys.catch_up(self.exchange.connection()).await?;
         }
+        self.known = Some(known);
         let head = head.first().ok_or(StoreError::Malformed("head"))?;
         Ok(Before {
             head: read::head_row(head)?,
@@ -131,15 +167,16 @@ impl Transaction for SqliteAppend<'_> {
         })
     }
 
-    async fn subscription(&mut self, decoder: &Decoder) -> Result<TenantSubscription, StoreError> {
-        read::subscription(self.exchange.connection(), self.tenant, decoder).await
-    }
-
-    async fn commit(mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
+    /// Stores, and commits; what of the keys' index went along.
+    async fn store(
+        &mut self,
+        from: Position,
+        admitted: &Admission,
+        outcomes: &[NewOutcome<'_>],
+        mut along: Option<Along>,
+    ) -> Result<Slice, StoreError> {
         let recorded_at = admitted.now.timestamp_micros();
-        let mut events = admitted.events.as_slice();
-        let new = admitted.new_outcomes();
-        let mut outcomes = new.as_slice();
+        let (mut events, mut outcomes) = (admitted.events.as_slice(), outcomes);
         let mut number = self.keys.last() + 1;
         while events.len() > ROWS_MAX || outcomes.len() > ROWS_MAX {
             let (some_events, other_events) = events.split_at(events.len().min(ROWS_MAX));
@@ -151,16 +188,94 @@ impl Transaction for SqliteAppend<'_> {
             (events, outcomes) = (other_events, others);
             number += some.len() as i64;
         }
+        while let Some(some) = along.as_mut().and_then(Along::split) {
+            some.execute(self.exchange.connection()).await?;
+        }
         let slice = self.keys.slice();
         let mut text = inserts(events.len(), outcomes.len());
         text.push_str(INDEX);
+        if let Some(along) = &along {
+            along.push_to(&mut text);
+        }
         text.push_str(MOVE_HEAD);
         let query = bind_rows(sqlx::query(&text), events, outcomes, number, recorded_at);
-        bind_head(slice.bind(query)?, from, &admitted.head)
+        let mut query = slice.bind(query)?;
+        if let Some(along) = along {
+            query = along.bind(query);
+        }
+        bind_head(query, from, &admitted.head)
             .execute(self.exchange.connection())
             .await?;
+        Ok(slice)
+    }
+
+    /// Something is wrong with the table of cards, or with more than that, which then comes out
+    /// without it. If the transaction can be rolled back, nothing of it was done.
+    async fn leave_cards(&mut self, error: &StoreError) -> Result<(), StoreError> {
+        let times = self.cards.leave();
+        // Ever more rarely: it may be so for every append until somebody looks.
+        if times.is_power_of_two() {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(tenant = %self.tenant, error, times, "an append does not take the cards along");
+        }
+        sqlx::query("rollback")
+            .execute(self.exchange.connection())
+            .await?;
+        Ok(())
+    }
+}
+
+impl Pages for SqliteAppend<'_> {
+    async fn count(&mut self, count: Count, up_to: Position) -> Result<Count, StoreError> {
+        read::count(self.exchange.connection(), count, up_to).await
+    }
+}
+
+impl Transaction for SqliteAppend<'_> {
+    async fn begin(&mut self, batch: &[Prepared]) -> Result<Before, StoreError> {
+        let cards: Vec<_> = match self.cards.goes_along() {
+            true => batch.iter().flat_map(Prepared::known_cards).collect(),
+            false => vec![],
+        };
+        let before = match self.read(batch, &cards).await {
+            Err(error) if !cards.is_empty() => {
+                self.leave_cards(&error).await?;
+                self.read(batch, &[]).await?
+            }
+            read => read?,
+        };
+        if !self.cards.goes_along() || self.cards.reached() != Some(before.head.position) {
+            self.known = None;
+        }
+        Ok(before)
+    }
+
+    async fn subscription(&mut self, decoder: &Decoder) -> Result<TenantSubscription, StoreError> {
+        read::subscription(self.exchange.connection(), self.tenant, decoder).await
+    }
+
+    async fn commit(mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
+        let outcomes = admitted.new_outcomes();
+        let known = self.known.take();
+        let along = known.and_then(|known| Along::of(known, &admitted.events));
+        let (mut stored, with_cards) = match along {
+            None => (self.store(from, admitted, &outcomes, None).await, false),
+            along => (self.store(from, admitted, &outcomes, along).await, true),
+        };
+        if let (true, Err(error)) = (with_cards, &stored) {
+            self.leave_cards(error).await?;
+            sqlx::query(BEGIN)
+                .execute(self.exchange.connection())
+                .await?;
+            stored = self.store(from, admitted, &outcomes, None).await;
+        } else if with_cards {
+            self.cards.moved(admitted.head.position);
+            histogram!("subscriber_delay_seconds", "subscriber" => CARDS)
+                .record(self.began.elapsed());
+        }
+        let slice = stored?;
         self.exchange.done();
-        let keys = new.iter().map(|(key, _)| *key);
+        let keys = outcomes.iter().map(|(key, _)| *key);
         self.keys.committed(keys, &slice);
         Ok(())
     }

@@ -22,6 +22,7 @@ use super::super::recount::Count;
 use super::super::stored::{Reader, push_conditions};
 use super::super::{HeadRow, StoreError};
 use super::keys::Keys;
+use crate::projections::cards::LiveCards;
 
 const EVENT: &str = "select position, aggregate_type, aggregate_id, sequence, event_type, \
      event_version, payload, metadata, recorded_at, hash from events";
@@ -30,16 +31,22 @@ const EVENT: &str = "select position, aggregate_type, aggregate_id, sequence, ev
 pub struct SqliteReader {
     readers: SqlitePool,
     keys: Arc<Keys>,
+    cards: Arc<LiveCards>,
     repository: SqliteEventRepository,
 }
 
 impl SqliteReader {
-    pub(super) fn new(readers: SqlitePool, keys: Arc<Keys>) -> Self {
+    pub(super) fn new(readers: SqlitePool, keys: Arc<Keys>, cards: Arc<LiveCards>) -> Self {
         Self {
             repository: SqliteEventRepository::new(readers.clone()),
             readers,
             keys,
+            cards,
         }
+    }
+
+    pub(super) fn cards(&self) -> Arc<LiveCards> {
+        Arc::clone(&self.cards)
     }
 
     async fn events_of(

@@ -1,15 +1,21 @@
-//! Keeping the live table up to date, in as few hand-overs to SQLite's thread as can be (see
-//! [`Exchange`](crate::database::Exchange)): one for events that only issue cards; for others a second one before it, to
-//! look up cards that were there already.
+//! Keeping the live table up to date.
 //!
-//! The writing text does not ask where the checkpoint is, it says where it must be, and fails if
-//! it is elsewhere. That is rare (the same events handed over twice), and paid for only then.
+//! The table is in the file of the ledger that it is folded from. So an append takes it along: rows
+//! and checkpoint move in the append's own transaction, and whoever reads has nothing to wait for.
+//! That takes a table that is where the append begins. One that is not (it was just made, or a row
+//! could not be written) catches up as a subscriber does, and what is wrong with it costs no append.
+//!
+//! A text is a hand-over to SQLite's thread, which costs more than what is in it (see
+//! [`Exchange`](crate::database::Exchange)): taking the table along needs none of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use application::cards::Card;
-use application::ports::{HandlerError, RecordedEvent, Unavailable};
+use application::ports::{HandlerError, Ledger, RecordedEvent, Unavailable};
 use domain::ids::Position;
+use sqlx::SqliteConnection;
 
 use super::rows::{self, CardQuery, ROWS_MAX};
 use super::table::{self, MOVE_LIVE, Table};
@@ -19,25 +25,137 @@ use crate::projections::{following, row};
 
 /// How often events are tried on a checkpoint that moves meanwhile.
 const ATTEMPTS_MAX: usize = 5;
+/// Where the table is, while nobody has looked or if there is none.
+const NOWHERE: i64 = -1;
 
-/// Brings the table to the last of the events, or of the first [`ROWS_MAX`] if there are more;
-/// answers the new checkpoint.
-pub async fn advance(
-    database: &Database,
-    events: &[Arc<RecordedEvent>],
-) -> Result<Position, HandlerError> {
-    let events = &events[..events.len().min(ROWS_MAX)];
-    let mut checkpoint = match events.first() {
-        Some(first) => first.stored.position.saturating_sub(1),
-        None => return reached(database).await,
-    };
-    for _ in 0..ATTEMPTS_MAX {
-        match advance_from(database, checkpoint, events).await? {
-            Step::Reached(position) => return Ok(position),
-            Step::IsAt(position) => checkpoint = position,
+/// The live table of a tenant's file, in use.
+pub struct LiveCards {
+    database: Arc<Database>,
+    /// Up to where it has the ledger: as of the last transaction that moved it.
+    reached: AtomicI64,
+    /// Whether appends take it along.
+    along: AtomicBool,
+    /// How often it could not be written.
+    left: AtomicU64,
+}
+
+/// What an append writes into the table: with its own statements, in its own transaction.
+pub struct Along {
+    from: Position,
+    to: Position,
+    cards: Vec<Card>,
+}
+
+impl LiveCards {
+    /// The table in this file, if there is one; [`Self::look`] finds out.
+    pub const fn of(database: Arc<Database>) -> Self {
+        Self {
+            database,
+            reached: AtomicI64::new(NOWHERE),
+            along: AtomicBool::new(false),
+            left: AtomicU64::new(0),
         }
     }
-    Err(Unavailable::new("the checkpoint, which others are moving too").into())
+
+    /// Looks where the table is.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says.
+    pub async fn look(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        if let Some(position) = table::checkpoint(connection, Table::Live).await? {
+            self.moved(position);
+        }
+        Ok(())
+    }
+
+    /// Up to where the table has the ledger, as far as anybody has looked.
+    pub fn reached(&self) -> Option<Position> {
+        Position::try_from(self.reached.load(Ordering::Acquire)).ok()
+    }
+
+    /// Whether appends take the table along, those that begin where it is.
+    pub fn goes_along(&self) -> bool {
+        self.along.load(Ordering::Acquire)
+    }
+
+    /// The table has the ledger up to `position`, and can be written.
+    pub fn moved(&self, position: Position) {
+        self.reached
+            .fetch_max(row::column(position), Ordering::AcqRel);
+        self.along.store(true, Ordering::Release);
+    }
+
+    /// The table could not be written: it is left to its subscriber until that has. How often it
+    /// was left.
+    pub fn leave(&self) -> u64 {
+        self.along.store(false, Ordering::Release);
+        self.left.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Brings the table to the last of the events, and of those that were appended meanwhile, or
+    /// of the first [`ROWS_MAX`] if there are more; answers the new checkpoint.
+    pub async fn advance(
+        &self,
+        ledger: &dyn Ledger,
+        events: &[Arc<RecordedEvent>],
+    ) -> Result<Position, HandlerError> {
+        let mut events = events[..events.len().min(ROWS_MAX)].to_vec();
+        let mut checkpoint = match events.first() {
+            Some(first) => first.stored.position.saturating_sub(1),
+            None => return self.look_again().await,
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            match self.advance_from(checkpoint, ledger, &mut events).await? {
+                Step::Reached(position) => {
+                    self.moved(position);
+                    return Ok(position);
+                }
+                Step::IsAt(position) => checkpoint = position,
+            }
+        }
+        Err(Unavailable::new("the checkpoint, which others are moving too").into())
+    }
+
+    async fn advance_from(
+        &self,
+        checkpoint: Position,
+        ledger: &dyn Ledger,
+        events: &mut Vec<Arc<RecordedEvent>>,
+    ) -> Result<Step, HandlerError> {
+        let mut exchange = self.database.exchange().await.map_err(failed)?;
+        // Nothing is appended from here on: after this, the next append finds the table where it
+        // begins.
+        let room = ROWS_MAX - events.len();
+        if let Some(last) = events.last().filter(|_| room > 0) {
+            events.extend(ledger.read(last.stored.position, room).await?);
+        }
+        let events = following(events, checkpoint)?;
+        let Some(last) = events.last() else {
+            return Ok(Step::Reached(checkpoint));
+        };
+        let position = last.stored.position;
+        let histories = fold::histories(events)?;
+        let begun_before = fold::begun_before(&histories);
+        let known = rows::load(exchange.connection(), Table::Live, &begun_before)
+            .await
+            .map_err(failed)?;
+        let query = replacement(checkpoint, position, fold::fold(known, histories));
+        let Err(error) = query.execute(exchange.connection()).await else {
+            exchange.done();
+            return Ok(Step::Reached(position));
+        };
+        exchange.rollback().await.map_err(failed)?;
+        match self.look_again().await? {
+            still if still == checkpoint => Err(failed(error)),
+            moved => Ok(Step::IsAt(moved)),
+        }
+    }
+
+    async fn look_again(&self) -> Result<Position, HandlerError> {
+        let mut writer = self.database.writer().await.map_err(failed)?;
+        table::reached(&mut writer, Table::Live).await
+    }
 }
 
 enum Step {
@@ -47,63 +165,74 @@ enum Step {
     IsAt(Position),
 }
 
-async fn advance_from(
-    database: &Database,
-    checkpoint: Position,
-    events: &[Arc<RecordedEvent>],
-) -> Result<Step, HandlerError> {
-    let events = following(events, checkpoint)?;
-    let Some(last) = events.last() else {
-        return Ok(Step::Reached(checkpoint));
-    };
-    let position = last.stored.position;
-    let histories = fold::histories(events)?;
-    let begun_before = fold::begun_before(&histories);
-    let (mut exchange, query) = if begun_before.is_empty() {
-        // All work is done before the connection is taken, which the ledger's writer waits for.
-        let query = replacement(checkpoint, position, fold::fold(vec![], histories));
-        (database.exchange().await.map_err(failed)?, query)
-    } else {
-        let mut exchange = database.exchange().await.map_err(failed)?;
-        let known = rows::load(exchange.connection(), Table::Live, &begun_before)
-            .await
-            .map_err(failed)?;
-        let query = replacement(checkpoint, position, fold::fold(known, histories));
-        (exchange, query)
-    };
-    let Err(error) = query.execute(exchange.connection()).await else {
-        exchange.done();
-        return Ok(Step::Reached(position));
-    };
-    exchange.rollback().await.map_err(failed)?;
-    match reached(database).await? {
-        still if still == checkpoint => Err(failed(error)),
-        moved => Ok(Step::IsAt(moved)),
+/// The texts that write no rows, one, 2, 4 …, each ending in `; ` unless it is empty.
+static UPSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let upserts = rows::upserts(Table::Live);
+    let upserts = upserts.into_iter().map(|upsert| upsert + "; ");
+    std::iter::once(String::new()).chain(upserts).collect()
+});
+
+/// Which of [`UPSERTS`] takes so many rows.
+const fn power(rows: usize) -> usize {
+    match rows {
+        0 => 0,
+        rows => 1 + rows::power(rows),
     }
 }
 
 /// Moves the checkpoint, writes the rows, and commits.
 fn replacement(from: Position, to: Position, cards: Vec<Card>) -> CardQuery<'static> {
-    /// The texts for no rows, one, 2, 4 …
     static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
-        let upserts = rows::upserts(Table::Live);
-        let upserts = upserts.into_iter().map(|upsert| upsert + "; ");
-        std::iter::once(String::new())
-            .chain(upserts)
-            .map(|upsert| format!("{BEGIN_REPLAYABLE}{MOVE_LIVE}; {upsert}commit"))
-            .collect()
+        let text = |upsert: &String| format!("{BEGIN_REPLAYABLE}{MOVE_LIVE}; {upsert}commit");
+        UPSERTS.iter().map(text).collect()
     });
-    let text = match cards.len() {
-        0 => &TEXTS[0],
-        count => &TEXTS[1 + rows::power(count)],
-    };
-    let query = sqlx::query(text)
+    let query = sqlx::query(&TEXTS[power(cards.len())])
         .bind(row::column(from))
         .bind(row::column(to));
     cards.into_iter().fold(query, rows::bind)
 }
 
-async fn reached(database: &Database) -> Result<Position, HandlerError> {
-    let mut writer = database.writer().await.map_err(failed)?;
-    table::reached(&mut writer, Table::Live).await
+impl Along {
+    /// What becomes of the table with these events, of cards whose rows were found; none if that
+    /// cannot be said, which is for the subscriber to report.
+    pub fn of(known: Vec<Card>, events: &[Arc<RecordedEvent>]) -> Option<Self> {
+        let fold = || {
+            let histories = fold::histories(events).ok()?;
+            Some(Self {
+                from: events.first()?.stored.position - 1,
+                to: events.last()?.stored.position,
+                cards: fold::fold(known, histories),
+            })
+        };
+        catch_unwind(AssertUnwindSafe(fold)).ok().flatten()
+    }
+
+    /// The next rows, while there are more than one text takes: written by a text of their own.
+    pub fn split(&mut self) -> Option<CardQuery<'static>> {
+        let upsert = &UPSERTS[power(ROWS_MAX)];
+        (self.cards.len() > ROWS_MAX).then(|| {
+            let first = self.cards.drain(..ROWS_MAX);
+            first.fold(sqlx::query(upsert), rows::bind)
+        })
+    }
+
+    /// The statements that move the checkpoint and write the rows that are left. They fail if the
+    /// checkpoint is elsewhere.
+    pub fn push_to(&self, text: &mut String) {
+        text.push_str(MOVE_LIVE);
+        text.push_str("; ");
+        text.push_str(&UPSERTS[power(self.cards.len())]);
+    }
+
+    /// Binds the values of [`Self::push_to`].
+    pub fn bind(self, query: CardQuery<'_>) -> CardQuery<'_> {
+        let query = query
+            .bind(row::column(self.from))
+            .bind(row::column(self.to));
+        let places = self.cards.len().next_power_of_two() - self.cards.len();
+        let left_over = if self.cards.is_empty() { 0 } else { places };
+        let query = self.cards.into_iter().fold(query, rows::bind);
+        // What the text has after them must find its own values.
+        (0..left_over).fold(query, |query, _| rows::bind_none(query))
+    }
 }

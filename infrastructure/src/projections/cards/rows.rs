@@ -44,17 +44,21 @@ pub async fn load(
     if ids.is_empty() {
         return Ok(vec![]);
     }
-    // The ids are a JSON list, so that the text is always the same.
-    let sql = format!(
-        "select {} from {} where id in (select value from json_each(?))",
-        COLUMNS.join(", "),
-        table.name()
-    );
-    let rows = sqlx::query(&sql)
+    let rows = sqlx::query(&select_in(table))
         .bind(row::to_json(&ids)?)
         .fetch_all(connection)
         .await?;
     rows.iter().map(card).collect()
+}
+
+/// The statement that finds rows by their ids. These are a JSON list, so that the text is always the
+/// same.
+pub fn select_in(table: Table) -> String {
+    format!(
+        "select {} from {} where id in (select value from json_each(?))",
+        COLUMNS.join(", "),
+        table.name()
+    )
 }
 
 /// Writes cards into the table that is being built, whether or not they have a row.
@@ -124,6 +128,12 @@ pub fn bind(query: CardQuery<'_>, card: Card) -> CardQuery<'_> {
         .bind(row::column(card.version))
         .bind(name_sort)
         .bind(search)
+}
+
+/// Binds a row that is passed over.
+pub fn bind_none(query: CardQuery<'_>) -> CardQuery<'_> {
+    let columns = COLUMNS.len() + DERIVED.len();
+    (0..columns).fold(query, |query, _| query.bind(None::<i64>))
 }
 
 /// What cards are sorted by under their holder's name.

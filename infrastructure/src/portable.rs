@@ -36,6 +36,14 @@ pub trait Engine: Send + Sync {
     /// As [`Self::read`].
     async fn write(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error>;
 
+    /// Does one statement. Only for what can be made again from a ledger and carries its own
+    /// checkpoint: a loss of power that ends this process too may take it back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    async fn write_replayable(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error>;
+
     /// Begins a transaction whose commit is on disk when it is answered.
     ///
     /// # Errors
@@ -46,8 +54,7 @@ pub trait Engine: Send + Sync {
     /// The rows that `select` finds, to be stored anew by one statement. That statement has to check
     /// that they are still there as they were found: where others can change them, they may.
     ///
-    /// Only for what can be made again from a ledger and carries its own checkpoint: a loss of
-    /// power that ends this process too may take the commit back.
+    /// Replayable, as [`Self::write_replayable`].
     ///
     /// # Errors
     ///

@@ -30,7 +30,6 @@ use uuid::Uuid;
 
 use self::same::Marked;
 use crate::doorbell::{Residents, ShardDoorbell};
-use crate::projections::cards::postgres::TenantShards;
 use crate::shard::Shard;
 use crate::shard::schema::check_login;
 
@@ -380,13 +379,6 @@ impl ConnectedShards {
         self.connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl TenantShards for ConnectedShards {
-    async fn shard(&self, tenant: TenantId) -> Result<Shard, Unavailable> {
-        Ok(self.of(tenant).await?.shard.clone())
     }
 }
 

@@ -112,8 +112,8 @@ pub(super) async fn open(
         overviews: Arc::new(LandlordReadModel::new(Arc::clone(&database))),
         stores: Arc::new(stores.clone()),
         counts: Arc::new(stores.clone()),
-        process_states: Arc::new(SchemaProcesses::new(Arc::clone(&connected) as _)),
-        cards: Arc::new(PostgresCardsProjection::new(Arc::clone(&connected) as _)),
+        process_states: Arc::new(SchemaProcesses::new(Arc::new(stores.clone()))),
+        cards: Arc::new(PostgresCardsProjection::new(Arc::new(stores.clone()))),
         engine: Arc::new(Shared {
             landlord: database,
             shards: connected,

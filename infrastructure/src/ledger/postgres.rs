@@ -16,6 +16,7 @@ use self::append::PostgresEngine;
 pub use self::read::PostgresReader;
 pub use self::restore::{restore, restore_frozen};
 use super::stored::StoredLedger;
+use crate::projections::cards::companion::Companion;
 use crate::shard::Shard;
 
 /// A tenant's ledger, open.
@@ -37,8 +38,13 @@ impl PostgresLedger {
         waiting_max: usize,
     ) -> Result<Self, Unavailable> {
         let reader = PostgresReader::new(tenant, shard.room(tenant));
-        let engine = PostgresEngine::new(reader.clone());
+        let engine = PostgresEngine::new(tenant, reader.clone());
         Self::start(tenant, engine, reader, clock, doorbell, waiting_max).await
+    }
+
+    /// The table of cards in the same schema, which appends take along.
+    pub fn cards(&self) -> Arc<Companion> {
+        Arc::clone(&self.reader.cards)
     }
 
     /// Whether an append has found the ledger frozen or gone since this was last asked: the tenant

@@ -89,14 +89,18 @@ impl Engine for PostgresDatabase {
         self.read(statement).await
     }
 
+    /// The commit is waited for: the server can fail without this process, which would go on from a
+    /// checkpoint that the row no longer has.
+    async fn write_replayable(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
+        self.read(statement).await
+    }
+
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>, sqlx::Error> {
         Ok(Box::new(limited(self.pool.begin()).await?))
     }
 
-    /// No lock is held between the two statements, and neither is a transaction.
-    ///
-    /// The commit is waited for all the same: the server can fail without this process, which
-    /// would go on from a checkpoint that the row no longer has.
+    /// No lock is held between the two statements, and neither is a transaction. The commit is
+    /// waited for all the same, as in [`Self::write_replayable`].
     async fn revise(
         &self,
         select: Statement,

@@ -16,11 +16,11 @@ impl Engine for Database {
     }
 
     async fn write(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
-        let mut exchange = self.exchange().await?;
-        let sql = format!("{BEGIN}{}; commit", statement.sql);
-        let rows = rows(&mut exchange, &sql, statement.values).await?;
-        exchange.done();
-        Ok(rows)
+        write(self, BEGIN, statement).await
+    }
+
+    async fn write_replayable(&self, statement: Statement) -> Result<Vec<Row>, sqlx::Error> {
+        write(self, BEGIN_REPLAYABLE, statement).await
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction + '_>, sqlx::Error> {
@@ -57,6 +57,19 @@ impl Transaction for Exchange<'_> {
     async fn rollback(self: Box<Self>) -> Result<(), sqlx::Error> {
         Exchange::rollback(*self).await
     }
+}
+
+/// A transaction of one statement.
+async fn write(
+    database: &Database,
+    begin: &str,
+    statement: Statement,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let mut exchange = database.exchange().await?;
+    let sql = format!("{begin}{}; commit", statement.sql);
+    let rows = rows(&mut exchange, &sql, statement.values).await?;
+    exchange.done();
+    Ok(rows)
 }
 
 /// All rows, which is also what makes every statement of the text run.

@@ -3,11 +3,12 @@
 //!
 //! Rows and checkpoint move in one transaction on the file's one writing connection, so handling
 //! the same events twice has the effect of once. In the steady state that is the append's own (see
-//! [`live`]). Otherwise it is a replayable one (see
+//! [`companion`]). Otherwise it is a replayable one (see
 //! [`BEGIN_REPLAYABLE`](crate::database::BEGIN_REPLAYABLE)): the ledger's next commit makes it durable, and a power loss before that
 //! takes back rows and checkpoint together. The ledger's writer waits for the same connection, so
 //! what is done under it is kept short: few statements, each for many rows.
 
+pub mod companion;
 pub mod postgres;
 
 mod fold;
@@ -134,10 +135,7 @@ impl Subscriber for CardsProjection {
     /// What appends have taken along is handled.
     async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
         let cards = self.databases.cards(tenant.tenant).await?;
-        Ok(match cards.reached().filter(|_| cards.goes_along()) {
-            Some(position) => Turn::HereFrom(position),
-            None => Turn::Here,
-        })
+        Ok(cards.companion.turn())
     }
 
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
@@ -166,7 +164,8 @@ impl Subscriber for CardsProjection {
         let database = self.databases.database(tenant.tenant).await?;
         let building = InFile::start(&database).await?;
         let position = rebuild::rebuild(building, tenant.ledger.as_ref(), progress).await?;
-        self.databases.cards(tenant.tenant).await?.moved(position);
+        let cards = self.databases.cards(tenant.tenant).await?;
+        cards.companion.moved(position);
         Ok(position)
     }
 }

@@ -99,7 +99,7 @@ impl Places for ShardPlaces {
             Doorbell::default(),
         );
         let built = match stores.open(there.id).await {
-            Ok(store) => build(&shards, &store, progress).await,
+            Ok(store) => build(&stores, &store, progress).await,
             Err(error) => Err(error),
         };
         stores.close_all().await;
@@ -130,11 +130,11 @@ impl Places for ShardPlaces {
 }
 
 async fn build(
-    shards: &Arc<ConnectedShards>,
+    stores: &SchemaStores,
     store: &TenantStore,
     progress: &(dyn Fn(Position) + Send + Sync),
 ) -> Result<Position, Unavailable> {
-    let cards = PostgresCardsProjection::new(Arc::clone(shards) as _);
+    let cards = PostgresCardsProjection::new(Arc::new(stores.clone()));
     let head = store.ledger.head().position;
     if cards.checkpoint(store).await? == head {
         return Ok(head);

@@ -23,7 +23,9 @@ use crate::checkpoints::SchemaCheckpoints;
 use crate::database::{Older, unavailable};
 use crate::ledger::postgres::{self, PostgresLedger};
 use crate::ledger::recount::recount;
-use crate::projections::cards::postgres::PostgresCards;
+use crate::projections::cards::companion::Companion;
+use crate::projections::cards::postgres::{PostgresCards, TenantShards};
+use crate::shard::Shard;
 use crate::shard::schema::{Schema, is_missing};
 use crate::shards::{ConnectedShards, Place};
 
@@ -177,6 +179,18 @@ pub struct OpenSchema {
     looks: Arc<Semaphore>,
     /// Held, so that connections to a database of the tenant's own are there.
     _place: Arc<Place>,
+}
+
+#[async_trait]
+impl TenantShards for SchemaStores {
+    async fn shard(&self, tenant: TenantId) -> Result<Shard, Unavailable> {
+        let place = self.shared.opener.shards.of(tenant).await?;
+        Ok(place.shard.clone())
+    }
+
+    async fn cards(&self, tenant: TenantId) -> Result<Arc<Companion>, Unavailable> {
+        self.behind(tenant, |open| open.ledger.cards()).await
+    }
 }
 
 impl Opener for Schemas {

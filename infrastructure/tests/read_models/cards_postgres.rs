@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use domain::ids::TenantId;
 use futures::future::join_all;
 use infrastructure::clock::SystemRandom;
+use infrastructure::projections::cards::companion::Companion;
 use infrastructure::projections::cards::postgres::{
     PostgresCards, PostgresCardsProjection, TenantShards,
 };
@@ -36,6 +37,10 @@ struct One(Shard);
 impl TenantShards for One {
     async fn shard(&self, _: TenantId) -> Result<Shard, Unavailable> {
         Ok(self.0.clone())
+    }
+
+    async fn cards(&self, _: TenantId) -> Result<Arc<Companion>, Unavailable> {
+        Ok(Arc::default())
     }
 }
 

@@ -71,7 +71,7 @@ async fn a_row_that_another_node_makes_meanwhile_is_folded_on_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_another_node_moves_meanwhile_is_folded_on_from() {
-    let change = "update tenant_overviews set usage = $1, position = 3";
+    let change = "update tenant_overviews set usage = $1, position = 3, revision = revision + 1";
     let change = statement(change).bind(nothing_used());
     let (usage, expected) = folded_after(Some(2), change).await;
     assert_eq!(usage, expected);

@@ -7,16 +7,20 @@
 //! the head is locked before it is read.
 //!
 //! The same makes it safe to store again what may have been stored: it is not stored twice.
+//!
+//! The cards are in the same schema, and taken along by the same statement (see
+//! [`companion`](crate::projections::cards::companion)).
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use application::cards::Card;
+use application::subscribers::CARDS;
 use domain::event::Decoder;
-use domain::ids::Position;
+use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
-use sqlx::postgres::PgArguments;
-use sqlx::query::QueryScalar;
-use sqlx::{Executor, Postgres};
+use metrics::histogram;
+use sqlx::Executor;
 use tokio::time::Instant;
 
 use super::super::admission::{Admission, Prepared};
@@ -29,6 +33,8 @@ use super::read::PostgresReader;
 use super::recount;
 use crate::lost::is_lost;
 use crate::patience::limited;
+use crate::projections::cards::companion::folded_anew;
+use crate::projections::cards::postgres::rows::{self, Bound};
 use crate::shard::RoomConnection;
 
 /// How often another node may be faster before the head is locked.
@@ -47,26 +53,49 @@ const STORE_TRIED_FOR: Duration = Duration::from_secs(5);
 /// The tenant's schema, for writing.
 pub(super) struct PostgresEngine {
     reader: PostgresReader,
+    tenant: TenantId,
     lock: String,
     store: String,
+    /// The same, taking the cards along.
+    store_along: String,
     is_stored: String,
 }
 
 impl PostgresEngine {
-    pub(super) fn new(reader: PostgresReader) -> Self {
+    pub(super) fn new(tenant: TenantId, reader: PostgresReader) -> Self {
         let schema = reader.room.schema();
         let head = schema.table("head");
         let events = schema.table("events");
         let idempotency = schema.table("idempotency");
+        let store = store(&head, &events, &idempotency);
+        let along = rows::along(schema, "moved", STORE_VALUES + 1);
         Self {
+            store: format!("{store} select count(*) from moved"),
+            store_along: format!(
+                "{store}, {along} select (select count(*) from moved) + (select count(*) from along)"
+            ),
             reader,
+            tenant,
             lock: format!(
                 "begin; set local lock_timeout = '5s'; \
                  set local idle_in_transaction_session_timeout = '5s'; \
                  select 1 from {head} where id = 1 for update"
             ),
-            store: format!(
-                "with moved as (update {head} set revision = revision + 1, position = $2, \
+            is_stored: format!(
+                "select exists (select from {events} where position = $1 and hash = $2)"
+            ),
+        }
+    }
+}
+
+/// How many values [`store`] has.
+const STORE_VALUES: usize = 25;
+
+/// Moves the head, if it is still where it was read, and stores events and outcomes together with
+/// it: `moved` has a row then.
+fn store(head: &str, events: &str, idempotency: &str) -> String {
+    format!(
+        "with moved as (update {head} set revision = revision + 1, position = $2, \
                  hash = $3, issued = $4, active = $5, suspended = $6, revoked = $7, expired = $8, \
                  replaced = $9, subscription_version = $10, card_serials_reserved = $11 \
                  where id = 1 and revision = $1 and moved_to is null returning revision), \
@@ -81,14 +110,8 @@ impl PostgresEngine {
                  answered as (insert into {idempotency} (key, fingerprint, outcome, position, \
                  recorded_at) select key, fingerprint, outcome, answer.position, $12 \
                  from moved, unnest($22::text[], $23::bytea[], $24::text[], $25::bigint[]) \
-                 as answer (key, fingerprint, outcome, position)) \
-                 select count(*) = 1 from moved"
-            ),
-            is_stored: format!(
-                "select exists (select from {events} where position = $1 and hash = $2)"
-            ),
-        }
-    }
+                 as answer (key, fingerprint, outcome, position))"
+    )
 }
 
 impl Engine for PostgresEngine {
@@ -100,6 +123,7 @@ impl Engine for PostgresEngine {
                 lock_first: attempts >= UNLOCKED_ATTEMPTS,
                 connection: None,
                 revision: 0,
+                began: std::time::Instant::now(),
             };
             match work_through(append, batch, memory).await {
                 Err(StoreError::Moved) => attempts += 1,
@@ -128,6 +152,13 @@ struct PostgresAppend<'a> {
     connection: Option<RoomConnection>,
     /// At which the head was read.
     revision: i64,
+    began: std::time::Instant,
+}
+
+/// The cards as an append takes them along.
+struct Along {
+    from: Position,
+    cards: Vec<Card>,
 }
 
 impl PostgresAppend<'_> {
@@ -161,18 +192,49 @@ impl PostgresAppend<'_> {
     }
 
     /// Whether the head was still where it was read; then all is stored and committed.
-    async fn store(&mut self, admitted: &Admission) -> Result<bool, sqlx::Error> {
+    async fn store(
+        &mut self,
+        admitted: &Admission,
+        along: Option<&Along>,
+    ) -> Result<bool, sqlx::Error> {
         // The first time, on the connection that it was read on.
         let (mut connection, locked) = match self.connection.take() {
             Some(connection) => (connection, self.lock_first),
             None => (self.engine.reader.room.connection().await?, false),
         };
-        let stored = limited(self.query(admitted).fetch_one(connection.work())).await?;
+        let query = self.query(admitted, along);
+        let stored = limited(query.fetch_one(connection.work())).await?;
         if locked {
             limited(connection.work().execute("commit")).await?;
         }
         connection.rest();
-        Ok(stored)
+        if along.is_some() {
+            self.came_along(stored, admitted);
+        }
+        Ok(stored > 0)
+    }
+
+    /// What the cards are to do with an append: nothing if it changes cards that were there before,
+    /// whose rows would have to be read.
+    fn along(&self, from: Position, admitted: &Admission) -> Option<Along> {
+        let goes_along = self.engine.reader.cards.goes_along() && !admitted.events.is_empty();
+        let cards = goes_along.then(|| folded_anew(&admitted.events)).flatten();
+        cards.map(|cards| Along { from, cards })
+    }
+
+    /// One of two for the head, one for the cards.
+    fn came_along(&self, stored: i64, admitted: &Admission) {
+        let cards = &self.engine.reader.cards;
+        match stored {
+            0 => {}
+            // Another node has not brought them to the head yet, or this one has not.
+            1 => cards.leave(),
+            _ => {
+                cards.moved(admitted.head.position);
+                histogram!("subscriber_delay_seconds", "subscriber" => CARDS)
+                    .record(self.began.elapsed());
+            }
+        }
     }
 
     /// Whether a storing whose answer was lost has been done. One without events is decided again
@@ -191,14 +253,16 @@ impl PostgresAppend<'_> {
     }
 
     /// Stores, or finds that it was stored before.
-    async fn store_once(&mut self, admitted: &Admission, again: bool) -> Result<bool, sqlx::Error> {
-        Ok(self.store(admitted).await? || (again && self.is_stored(admitted).await?))
+    async fn store_once(
+        &mut self,
+        admitted: &Admission,
+        along: Option<&Along>,
+        again: bool,
+    ) -> Result<bool, sqlx::Error> {
+        Ok(self.store(admitted, along).await? || (again && self.is_stored(admitted).await?))
     }
 
-    fn query<'q>(
-        &'q self,
-        admitted: &'q Admission,
-    ) -> QueryScalar<'q, Postgres, bool, PgArguments> {
+    fn query<'q>(&'q self, admitted: &'q Admission, along: Option<&'q Along>) -> Bound<'q, i64> {
         let head = &admitted.head;
         let stored = admitted.events.iter().map(|event| &event.stored);
         macro_rules! events {
@@ -212,7 +276,11 @@ impl PostgresAppend<'_> {
                 outcomes.iter().map($column).collect::<Vec<_>>()
             };
         }
-        sqlx::query_scalar(&self.engine.store)
+        let text = match along {
+            None => &self.engine.store,
+            Some(_) => &self.engine.store_along,
+        };
+        let query = sqlx::query_scalar(text)
             .bind(self.revision)
             .bind(to_i64(head.position))
             .bind(head.hash.as_bytes().as_slice())
@@ -237,7 +305,11 @@ impl PostgresAppend<'_> {
             .bind(outcomes!(|(key, _)| *key))
             .bind(outcomes!(|(_, it)| it.fingerprint.as_slice()))
             .bind(outcomes!(|(_, it)| it.outcome.as_str()))
-            .bind(outcomes!(|(_, it)| to_i64(it.position)))
+            .bind(outcomes!(|(_, it)| to_i64(it.position)));
+        match along {
+            None => query,
+            Some(Along { from, cards }) => rows::bind(query.bind(to_i64(*from)), cards),
+        }
     }
 }
 
@@ -283,11 +355,13 @@ impl Transaction for PostgresAppend<'_> {
         }
     }
 
-    async fn commit(mut self, _from: Position, admitted: &Admission) -> Result<(), StoreError> {
+    async fn commit(mut self, from: Position, admitted: &Admission) -> Result<(), StoreError> {
+        let mut along = self.along(from, admitted);
         let mut tries = 0;
         let mut lost_at = None;
         loop {
-            match self.store_once(admitted, tries > 0).await {
+            let stored = self.store_once(admitted, along.as_ref(), tries > 0);
+            match stored.await {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(StoreError::Moved),
                 Err(error) if may_pass(&error) => {
@@ -297,6 +371,11 @@ impl Transaction for PostgresAppend<'_> {
                     }
                     tries += 1;
                     tokio::time::sleep(PAUSE_MAX.min(PAUSE * tries)).await;
+                }
+                // A statement that PostgreSQL refuses has done nothing, nor has what it was in.
+                Err(error) if along.take().is_some() => {
+                    let cards = &self.engine.reader.cards;
+                    cards.leave_because(self.engine.tenant, &error);
                 }
                 Err(error) => return Err(error.into()),
             }

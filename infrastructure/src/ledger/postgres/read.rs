@@ -22,6 +22,7 @@ use super::super::column::{self, from_i64, to_i64};
 use super::super::stored::{Reader, push_conditions};
 use super::super::{Before, HeadRow, StoreError};
 use crate::patience::limited;
+use crate::projections::cards::companion::Companion;
 use crate::shard::Room;
 use crate::shard::schema::is_missing;
 
@@ -39,6 +40,7 @@ pub struct PostgresReader {
     tenant: TenantId,
     texts: Arc<Texts>,
     not_there: Arc<AtomicBool>,
+    pub(super) cards: Arc<Companion>,
 }
 
 /// Made once.
@@ -100,6 +102,7 @@ impl PostgresReader {
             tenant,
             texts: Arc::new(texts),
             not_there: Arc::default(),
+            cards: Arc::default(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! statement cache holds all texts; places that are left over are bound to null and passed over.
 //!
 //! The table of cards, which is in the same file, is taken along (see
-//! [`live`](crate::projections::cards::live)). What is wrong with it costs no append: the
+//! [`companion`](crate::projections::cards::companion)). What is wrong with it costs no append: the
 //! transaction is begun again without it, on the connection that nobody else writes on.
 
 use std::sync::Arc;
@@ -212,12 +212,7 @@ impl SqliteAppend<'_> {
     /// Something is wrong with the table of cards, or with more than that, which then comes out
     /// without it. If the transaction can be rolled back, nothing of it was done.
     async fn leave_cards(&mut self, error: &StoreError) -> Result<(), StoreError> {
-        let times = self.cards.leave();
-        // Ever more rarely: it may be so for every append until somebody looks.
-        if times.is_power_of_two() {
-            let error = error as &dyn std::error::Error;
-            tracing::warn!(tenant = %self.tenant, error, times, "an append does not take the cards along");
-        }
+        self.cards.companion.leave_because(self.tenant, error);
         sqlx::query("rollback")
             .execute(self.exchange.connection())
             .await?;
@@ -233,7 +228,7 @@ impl Pages for SqliteAppend<'_> {
 
 impl Transaction for SqliteAppend<'_> {
     async fn begin(&mut self, batch: &[Prepared]) -> Result<Before, StoreError> {
-        let cards: Vec<_> = match self.cards.goes_along() {
+        let cards: Vec<_> = match self.cards.companion.goes_along() {
             true => batch.iter().flat_map(Prepared::known_cards).collect(),
             false => vec![],
         };
@@ -244,7 +239,9 @@ impl Transaction for SqliteAppend<'_> {
             }
             read => read?,
         };
-        if !self.cards.goes_along() || self.cards.reached() != Some(before.head.position) {
+        if !self.cards.companion.goes_along()
+            || self.cards.companion.reached() != Some(before.head.position)
+        {
             self.known = None;
         }
         Ok(before)
@@ -269,7 +266,7 @@ impl Transaction for SqliteAppend<'_> {
                 .await?;
             stored = self.store(from, admitted, &outcomes, None).await;
         } else if with_cards {
-            self.cards.moved(admitted.head.position);
+            self.cards.companion.moved(admitted.head.position);
             histogram!("subscriber_delay_seconds", "subscriber" => CARDS)
                 .record(self.began.elapsed());
         }

@@ -1,15 +1,9 @@
-//! Keeping the live table up to date.
-//!
-//! The table is in the file of the ledger that it is folded from. So an append takes it along: rows
-//! and checkpoint move in the append's own transaction, and whoever reads has nothing to wait for.
-//! That takes a table that is where the append begins. One that is not (it was just made, or a row
-//! could not be written) catches up as a subscriber does, and what is wrong with it costs no append.
+//! Keeping the live table of a file up to date: in an append's own text, or in a transaction of the
+//! subscriber's (see [`companion`](super::companion)).
 //!
 //! A text is a hand-over to SQLite's thread, which costs more than what is in it (see
 //! [`Exchange`](crate::database::Exchange)): taking the table along needs none of its own.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use application::cards::Card;
@@ -17,6 +11,7 @@ use application::ports::{HandlerError, Ledger, RecordedEvent, Unavailable};
 use domain::ids::Position;
 use sqlx::SqliteConnection;
 
+use super::companion::{Companion, folded};
 use super::rows::{self, CardQuery, ROWS_MAX};
 use super::table::{self, MOVE_LIVE, Table};
 use super::{failed, fold};
@@ -25,18 +20,12 @@ use crate::projections::{following, row};
 
 /// How often events are tried on a checkpoint that moves meanwhile.
 const ATTEMPTS_MAX: usize = 5;
-/// Where the table is, while nobody has looked or if there is none.
-const NOWHERE: i64 = -1;
 
 /// The live table of a tenant's file, in use.
 pub struct LiveCards {
     database: Arc<Database>,
-    /// Up to where it has the ledger: as of the last transaction that moved it.
-    reached: AtomicI64,
-    /// Whether appends take it along.
-    along: AtomicBool,
-    /// How often it could not be written.
-    left: AtomicU64,
+    /// Where it is.
+    pub companion: Companion,
 }
 
 /// What an append writes into the table: with its own statements, in its own transaction.
@@ -48,12 +37,10 @@ pub struct Along {
 
 impl LiveCards {
     /// The table in this file, if there is one; [`Self::look`] finds out.
-    pub const fn of(database: Arc<Database>) -> Self {
+    pub fn of(database: Arc<Database>) -> Self {
         Self {
             database,
-            reached: AtomicI64::new(NOWHERE),
-            along: AtomicBool::new(false),
-            left: AtomicU64::new(0),
+            companion: Companion::default(),
         }
     }
 
@@ -64,33 +51,9 @@ impl LiveCards {
     /// What SQLite says.
     pub async fn look(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         if let Some(position) = table::checkpoint(connection, Table::Live).await? {
-            self.moved(position);
+            self.companion.moved(position);
         }
         Ok(())
-    }
-
-    /// Up to where the table has the ledger, as far as anybody has looked.
-    pub fn reached(&self) -> Option<Position> {
-        Position::try_from(self.reached.load(Ordering::Acquire)).ok()
-    }
-
-    /// Whether appends take the table along, those that begin where it is.
-    pub fn goes_along(&self) -> bool {
-        self.along.load(Ordering::Acquire)
-    }
-
-    /// The table has the ledger up to `position`, and can be written.
-    pub fn moved(&self, position: Position) {
-        self.reached
-            .fetch_max(row::column(position), Ordering::AcqRel);
-        self.along.store(true, Ordering::Release);
-    }
-
-    /// The table could not be written: it is left to its subscriber until that has. How often it
-    /// was left.
-    pub fn leave(&self) -> u64 {
-        self.along.store(false, Ordering::Release);
-        self.left.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Brings the table to the last of the events, and of those that were appended meanwhile, or
@@ -108,7 +71,7 @@ impl LiveCards {
         for _ in 0..ATTEMPTS_MAX {
             match self.advance_from(checkpoint, ledger, &mut events).await? {
                 Step::Reached(position) => {
-                    self.moved(position);
+                    self.companion.moved(position);
                     return Ok(position);
                 }
                 Step::IsAt(position) => checkpoint = position,
@@ -193,18 +156,14 @@ fn replacement(from: Position, to: Position, cards: Vec<Card>) -> CardQuery<'sta
 }
 
 impl Along {
-    /// What becomes of the table with these events, of cards whose rows were found; none if that
-    /// cannot be said, which is for the subscriber to report.
+    /// What these events make of the table, where `known` has the rows of all cards that were there
+    /// before; see [`folded`].
     pub fn of(known: Vec<Card>, events: &[Arc<RecordedEvent>]) -> Option<Self> {
-        let fold = || {
-            let histories = fold::histories(events).ok()?;
-            Some(Self {
-                from: events.first()?.stored.position - 1,
-                to: events.last()?.stored.position,
-                cards: fold::fold(known, histories),
-            })
-        };
-        catch_unwind(AssertUnwindSafe(fold)).ok().flatten()
+        Some(Self {
+            from: events.first()?.stored.position - 1,
+            to: events.last()?.stored.position,
+            cards: folded(known, events)?,
+        })
     }
 
     /// The next rows, while there are more than one text takes: written by a text of their own.

@@ -1,7 +1,8 @@
 //! The cards in a tenant's PostgreSQL schema, beside the ledger. Any number of nodes may keep them
 //! up to date.
 //!
-//! Rows and checkpoint move in one statement, which is a transaction of its own: no lock is held
+//! Rows and checkpoint move in one statement: that of an append, as far as it tells of new cards and
+//! of other things (see [`companion`](super::companion)), or one of the subscriber's. No lock is held
 //! between two statements, and of several nodes that handle the same events one has the effect.
 //!
 //! Its commit is on disk before it is answered, unlike in a file: a server can lose its last
@@ -9,12 +10,13 @@
 
 mod live;
 mod rebuild;
-mod rows;
+pub(crate) mod rows;
 mod table;
 
 use std::sync::Arc;
 
 use application::cards::{Card, CardFilter, CardPage, DueCard};
+use application::ports::checkpoints::Turn;
 use application::ports::{
     CardsView, HandlerError, RecordedEvent, Subscriber, TenantStore, Unavailable,
 };
@@ -25,6 +27,7 @@ use domain::ids::{CardId, Position, TenantId};
 use sqlx::Postgres;
 
 use self::rebuild::InSchema;
+use super::companion::Companion;
 use super::list::Cards;
 use super::table::Table;
 use super::{THE_STORE, rebuild as building};
@@ -38,6 +41,9 @@ use crate::shard::{Room, RoomConnection, Shard};
 pub trait TenantShards: Send + Sync {
     /// The tenant's shard.
     async fn shard(&self, tenant: TenantId) -> Result<Shard, Unavailable>;
+
+    /// The table of its cards, as its ledger knows it.
+    async fn cards(&self, tenant: TenantId) -> Result<Arc<Companion>, Unavailable>;
 }
 
 /// A tenant's cards in its schema, to be asked about.
@@ -138,6 +144,11 @@ impl Subscriber for PostgresCardsProjection {
         CARDS
     }
 
+    /// What appends of this node have taken along is handled.
+    async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
+        Ok(self.shards.cards(tenant.tenant).await?.turn())
+    }
+
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
         let room = self.room(tenant).await?;
         let mut connection = enter(&room).await?;
@@ -158,7 +169,9 @@ impl Subscriber for PostgresCardsProjection {
         let late = |late| unavailable(THE_STORE)(late).into();
         let handled = live::advance(connection.work(), room.schema(), events);
         let handled = limited_or(late, handled).await;
-        connection.done(handled)
+        let position = connection.done(handled)?;
+        self.shards.cards(tenant.tenant).await?.moved(position);
+        Ok(position)
     }
 
     async fn rebuild(
@@ -167,6 +180,8 @@ impl Subscriber for PostgresCardsProjection {
         progress: &(dyn Fn(Position) + Send + Sync),
     ) -> Result<Position, HandlerError> {
         let in_schema = InSchema::start(&self.room(tenant).await?).await?;
-        building::rebuild(in_schema, tenant.ledger.as_ref(), progress).await
+        let position = building::rebuild(in_schema, tenant.ledger.as_ref(), progress).await?;
+        self.shards.cards(tenant.tenant).await?.moved(position);
+        Ok(position)
     }
 }

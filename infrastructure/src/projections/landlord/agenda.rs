@@ -90,11 +90,12 @@ impl LandlordReadModel {
             let Some(before) = before else {
                 return transaction.rollback().await;
             };
-            let after = before.clone().looked(as_of, next);
+            let after = before.overview.clone().looked(as_of, next);
             // A tenant with much to do moves its row all the time. Were its moment left for that, it
             // would come first again and again.
-            if overview::commit(transaction, tenant, Some(&before), &after).await? {
-                self.announce(Some(&before), &after);
+            let stored = overview::commit(transaction, tenant, Some(&before), after).await?;
+            if let Some(stored) = stored {
+                self.stored(tenant, Some(&before.overview), stored);
                 return Ok(());
             }
         }

@@ -10,7 +10,7 @@ use domain::ids::{Position, TenantId};
 use domain::subscription::TenantSubscription;
 use domain::usage::Usage;
 
-use crate::portable::{Engine, Transaction, statement};
+use crate::portable::{Engine, Statement, Transaction, statement};
 use crate::projections::{following, row};
 
 /// What is known of a tenant at a position of its ledger. Times in microseconds.
@@ -89,49 +89,91 @@ pub async fn position(database: &dyn Engine, tenant: TenantId) -> Result<Positio
         .map_or(Ok(0), |found| row::position(found.get(0)?))
 }
 
-/// Begins, and loads the tenant's row. Somebody else may move it, make it, or replace its moment
-/// meanwhile; [`commit`] notices.
+/// A row as it is stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// How often it was stored before.
+    revision: i64,
+    pub overview: Overview,
+}
+
+/// Begins, and loads the tenant's row. Somebody else may store it or make it meanwhile; [`commit`]
+/// notices.
 pub async fn begin(
     database: &dyn Engine,
     tenant: TenantId,
-) -> Result<(Box<dyn Transaction + '_>, Option<Overview>), sqlx::Error> {
-    let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since \
-               from tenant_overviews where tenant_id = $1";
+) -> Result<(Box<dyn Transaction + '_>, Option<Stored>), sqlx::Error> {
+    let sql = "select position, subscription, usage, next_due_at, recent_due_at, recent_since, \
+               revision from tenant_overviews where tenant_id = $1";
     let select = statement(sql).bind(tenant.to_string());
     let (transaction, found) = database.revise(select).await?;
-    let overview = found.first().map(|found| {
-        Ok::<_, sqlx::Error>(Overview {
-            position: row::position(found.get(0)?)?,
-            subscription: row::json(found.get(1)?)?,
-            usage: row::json(found.get(2)?)?,
-            next_due_at: found.get(3)?,
-            recent_due_at: found.get(4)?,
-            recent_since: row::position(found.get(5)?)?,
+    let stored = found.first().map(|found| {
+        Ok::<_, sqlx::Error>(Stored {
+            overview: Overview {
+                position: row::position(found.get(0)?)?,
+                subscription: row::json(found.get(1)?)?,
+                usage: row::json(found.get(2)?)?,
+                next_due_at: found.get(3)?,
+                recent_due_at: found.get(4)?,
+                recent_since: row::position(found.get(5)?)?,
+            },
+            revision: found.get(6)?,
         })
     });
-    Ok((transaction, overview.transpose()?))
+    Ok((transaction, stored.transpose()?))
 }
 
-/// Puts the row in the place of the one that was loaded, and commits. `false`, without an effect,
-/// if somebody has moved it meanwhile, replaced its moment, or made it where there was none. A moment
-/// that is over and put back would bring a tenant with much to do first again and again.
+/// Puts the row in the place of the one that was loaded, and commits; the row as it is stored then.
+/// None, without an effect, if somebody has stored it meanwhile, or made it where there was none.
 pub async fn commit(
     transaction: Box<dyn Transaction + '_>,
     tenant: TenantId,
-    before: Option<&Overview>,
+    before: Option<&Stored>,
+    after: Overview,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let stored = transaction.commit(store(tenant, before, &after)?).await?;
+    Ok(made(!stored.is_empty(), before, after))
+}
+
+/// As [`commit`], of a row that need not be loaded, because it is known how it was stored last.
+pub async fn replace(
+    database: &dyn Engine,
+    tenant: TenantId,
+    before: &Stored,
+    after: Overview,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let store = store(tenant, Some(before), &after)?;
+    let stored = database.write_replayable(store).await?;
+    Ok(made(!stored.is_empty(), Some(before), after))
+}
+
+fn made(stored: bool, before: Option<&Stored>, overview: Overview) -> Option<Stored> {
+    stored.then(|| Stored {
+        revision: next(before),
+        overview,
+    })
+}
+
+fn next(before: Option<&Stored>) -> i64 {
+    before.map_or(0, |before| before.revision + 1)
+}
+
+fn store(
+    tenant: TenantId,
+    before: Option<&Stored>,
     after: &Overview,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Statement, sqlx::Error> {
     let sql = "insert into tenant_overviews (tenant_id, position, plan, subscription, usage, \
-               next_due_at, recent_due_at, recent_since) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8) \
+               next_due_at, recent_due_at, recent_since, revision) \
+               values ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
                on conflict (tenant_id) do update set position = excluded.position, \
                plan = excluded.plan, subscription = excluded.subscription, \
                usage = excluded.usage, next_due_at = excluded.next_due_at, \
-               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since \
-               where tenant_overviews.position = $9 \
-               and tenant_overviews.next_due_at is not distinct from $10 returning position";
+               recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since, \
+               revision = excluded.revision \
+               where tenant_overviews.revision = $10 returning position";
     let plan = after.subscription.terms().map(|terms| &terms.plan.key);
-    let store = statement(sql)
+    Ok(statement(sql)
         .bind(tenant.to_string())
         .bind(row::column(after.position))
         .bind(plan.map(|plan| plan.as_str()))
@@ -140,8 +182,6 @@ pub async fn commit(
         .bind(after.next_due_at)
         .bind(after.recent_due_at)
         .bind(row::column(after.recent_since))
-        .bind(before.map(|before| row::column(before.position)))
-        .bind(before.and_then(|before| before.next_due_at));
-    let stored = transaction.commit(store).await?;
-    Ok(!stored.is_empty())
+        .bind(next(before))
+        .bind(before.map(|before| before.revision)))
 }

@@ -4,7 +4,9 @@
 use application::cards::Card;
 use application::ports::HandlerError;
 use domain::ids::{CardId, Position};
-use sqlx::{PgExecutor, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryScalar;
+use sqlx::{PgExecutor, Postgres, Row};
 
 use super::super::failed;
 use super::super::rows::{COLUMNS, DERIVED, card, name_sort, searched};
@@ -74,17 +76,27 @@ pub async fn store(
     swaps: Option<i64>,
     cards: &[Card],
 ) -> Result<bool, sqlx::Error> {
+    let statement = statement(schema, table);
+    let query = sqlx::query_scalar(&statement)
+        .bind(table.checkpoint())
+        .bind(row::column(from))
+        .bind(row::column(to))
+        .bind(SWAPS)
+        .bind(swaps);
+    bind(query, cards).fetch_one(executor).await
+}
+
+/// A query whose values are bound one after the other.
+pub type Bound<'q, T> = QueryScalar<'q, Postgres, T, PgArguments>;
+
+/// Binds the columns of cards, one value each.
+pub fn bind<'q, T>(query: Bound<'q, T>, cards: &'q [Card]) -> Bound<'q, T> {
     macro_rules! column {
         ($of:expr) => {
             cards.iter().map($of).collect::<Vec<_>>()
         };
     }
-    sqlx::query_scalar(&statement(schema, table))
-        .bind(table.checkpoint())
-        .bind(row::column(from))
-        .bind(row::column(to))
-        .bind(SWAPS)
-        .bind(swaps)
+    query
         .bind(column!(|card| card.id.to_string()))
         .bind(column!(|card| card.number.as_str()))
         .bind(column!(|card| card.status.as_str()))
@@ -108,15 +120,38 @@ pub async fn store(
         .bind(column!(|card| row::column(card.version)))
         .bind(column!(|card| name_sort(&card.holder.name)))
         .bind(column!(searched))
-        .fetch_one(executor)
-        .await
 }
 
 /// The text of [`store`].
 fn statement(schema: &Schema, table: Table) -> String {
-    let (cards, checkpoints) = (schema.table(table.name()), schema.table("checkpoints"));
+    let checkpoints = schema.table("checkpoints");
+    format!(
+        "with moved as (update {checkpoints} set position = $3 \
+         where subscriber = $1 and position = $2 and ($5::bigint is null or $5 = \
+         (select position from {checkpoints} where subscriber = $4)) returning 1), \
+         stored as ({upsert}) select count(*) = 1 from moved",
+        upsert = upsert(schema, table, "moved", 6),
+    )
+}
+
+/// The parts of a statement that take the live table along to the position of its second value, if
+/// the part `moved` has a row and the checkpoint is at the value at `first`, behind which the cards
+/// come: `along` has a row then.
+pub fn along(schema: &Schema, moved: &str, first: usize) -> String {
+    let checkpoints = schema.table("checkpoints");
+    format!(
+        "along as (update {checkpoints} set position = $2 where subscriber = '{live}' \
+         and position = ${first} and exists (select from {moved}) returning 1), \
+         shown as ({upsert})",
+        live = Table::Live.checkpoint(),
+        upsert = upsert(schema, Table::Live, "along", first + 1),
+    )
+}
+
+/// Writes cards, whether or not they have a row, if `part` has a row. Their values begin at `first`.
+fn upsert(schema: &Schema, table: Table, part: &str, first: usize) -> String {
     let columns: Vec<_> = COLUMNS.into_iter().chain(DERIVED).collect();
-    let arrays: Vec<_> = (6..)
+    let arrays: Vec<_> = (first..)
         .zip(&columns)
         .map(|(place, column)| match *column {
             "issued_at" | "expires_at" | "version" => format!("${place}::bigint[]"),
@@ -128,12 +163,9 @@ fn statement(schema: &Schema, table: Table) -> String {
         .map(|column| format!("{column} = excluded.{column}"))
         .collect();
     format!(
-        "with moved as (update {checkpoints} set position = $3 \
-         where subscriber = $1 and position = $2 and ($5::bigint is null or $5 = \
-         (select position from {checkpoints} where subscriber = $4)) returning 1), \
-         stored as (insert into {cards} ({names}) select card.* from moved, unnest({arrays}) \
-         as card on conflict (id) do update set {updates}) \
-         select count(*) = 1 from moved",
+        "insert into {cards} ({names}) select card.* from {part}, unnest({arrays}) \
+         as card on conflict (id) do update set {updates}",
+        cards = schema.table(table.name()),
         names = columns.join(", "),
         arrays = arrays.join(", "),
         updates = updates.join(", "),

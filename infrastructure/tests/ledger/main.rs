@@ -5,6 +5,7 @@
 
 mod at_once;
 mod cards;
+mod cards_postgres;
 mod checkpoints;
 #[path = "../../../tests/servers/postgres.rs"]
 mod cluster;

@@ -122,7 +122,7 @@ fn connect() -> Shard {
     connect_to(Cluster::shared())
 }
 
-fn connect_to(cluster: &Cluster) -> Shard {
+pub fn connect_to(cluster: &Cluster) -> Shard {
     Shard::new(
         cluster.shard(),
         8,

@@ -10,6 +10,7 @@
 mod audit;
 mod compare;
 mod connection;
+mod cores;
 mod delays;
 mod enforce;
 mod publish;
@@ -85,8 +86,8 @@ enum Command {
     /// Change plans, revoke keys and issue cards on one of two nodes; print how soon the other one acts
     /// on it
     Enforce(enforce::Options),
-    /// Publish to a private RabbitMQ node: the time to the delivery at half load, and events/s beside
-    /// a bare publisher; print the ratio
+    /// Publish to a private RabbitMQ node: the time to the delivery at half load, and events/s, both
+    /// beside a bare publisher
     Publish(publish::Options),
     /// Be the stock service, on an empty database
     #[command(hide = true)]

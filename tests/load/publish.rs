@@ -1,28 +1,30 @@
 //! Publishing: how long a message takes from the decision, which is before the commit, to whoever
-//! consumes it; and how fast a backlog is published, beside a bare publisher of the library with the
-//! same messages to the same exchange and queues, confirmed too, in one run. The ratio is what counts.
+//! consumes it; and how fast a backlog is published. Beside a bare publisher of the library with the
+//! same messages to the same exchange and queues, confirmed too, in one run: what it takes, the broker
+//! and the machine take.
 //!
 //! `cargo run --release --example load -- publish --help`
 
-use std::collections::VecDeque;
+mod bare;
+mod consumer;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use chrono::{DateTime, Utc};
 use clap::Args;
-use futures::{StreamExt, poll};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-    QueuePurgeOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, ConnectionProperties, ExchangeKind};
+use lapin::{Channel, ConnectionProperties, ExchangeKind};
 use tokio::task::JoinSet;
 
+use self::bare::Bare;
+use self::consumer::Consumer;
 use super::connection::Connection;
+use super::cores::Cores;
 use super::rabbitmq::Broker;
 use super::service::Service;
 use super::store::{Engine, Store};
@@ -32,11 +34,6 @@ const EXCHANGE: &str = "digital-card.events";
 const BILLING: &str = "digital-card.billing";
 /// The queue of whoever consumes here; a quorum queue, as the billing queue is.
 const QUEUE: &str = "load";
-/// How many messages of the bare publisher wait for their confirms at most: as many as the service's.
-const UNCONFIRMED_MAX: usize = 16 * 512;
-/// How many messages the consumer has unacknowledged at most, and acknowledges at a time.
-const PREFETCH: u16 = 2_000;
-const ACKNOWLEDGED_TOGETHER: usize = 100;
 const CONNECTIONS: usize = 64;
 
 /// What is measured.
@@ -48,9 +45,12 @@ pub struct Options {
     /// Tenants
     #[arg(long, default_value_t = 20)]
     tenants: usize,
-    /// Seconds that the full, and then the half load lasts
+    /// Seconds that the full load, and then each share of it lasts
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// The shares of the full load at which the time to the delivery is measured
+    #[arg(long, value_delimiter = ',', default_value = "0.5")]
+    shares: Vec<f64>,
     /// How often the backlog and the bare publisher are measured; the medians are printed
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -63,7 +63,7 @@ pub async fn publish(options: &Options, binary: &Path) -> anyhow::Result<()> {
     let way = lapin::Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = way.create_channel().await?;
     declare(&channel).await?;
-    delivery(options, binary, &url, &channel).await?;
+    delivery(options, binary, &url, &way, &channel).await?;
     throughput(options, binary, &url, &channel).await
 }
 
@@ -92,11 +92,12 @@ async fn declare(channel: &Channel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Commit to delivery at half of the load that there can be.
+/// From the decision to the delivery at shares of the load that there can be.
 async fn delivery(
     options: &Options,
     binary: &Path,
     url: &str,
+    way: &lapin::Connection,
     channel: &Channel,
 ) -> anyhow::Result<()> {
     let store = Arc::new(Store::empty(options.engine, None).await?);
@@ -104,59 +105,101 @@ async fn delivery(
     let keys = tenants(&service, options.tenants).await?;
     let full = load(&service, &keys, "full", options.seconds, None).await?;
     published(&service, full.len() + options.tenants).await?;
-
-    let half = full.len() as f64 / options.seconds / 2.0;
-    let begun = now();
-    let prefetch = BasicQosOptions::default();
-    channel.basic_qos(PREFETCH, prefetch).await?;
-    let consume = BasicConsumeOptions::default();
-    channel
-        .queue_purge(QUEUE.into(), QueuePurgeOptions::default())
-        .await?;
-    let mut messages = channel
-        .basic_consume(QUEUE.into(), "load".into(), consume, FieldTable::default())
-        .await?;
-    let consuming = tokio::spawn(async move {
-        let (mut latencies, mut count) = (Vec::new(), 0);
-        while let Some(Ok(delivery)) = messages.next().await {
-            let came = now();
-            let body: serde_json::Value = serde_json::from_slice(&delivery.data)?;
-            let time: DateTime<Utc> = body["time"].as_str().context("a time")?.parse()?;
-            count += 1;
-            if count % ACKNOWLEDGED_TOGETHER == 0 {
-                let up_to_here = BasicAckOptions { multiple: true };
-                delivery.ack(up_to_here).await?;
-            }
-            if time >= begun {
-                let took = (came - time).num_microseconds().unwrap_or(i64::MAX);
-                latencies.push(u32::try_from(took.max(0)).unwrap_or(u32::MAX));
-            }
-            if delivery
-                .routing_key
-                .as_str()
-                .starts_with("subscription.cancelled")
-            {
-                break;
-            }
-        }
-        anyhow::Ok(latencies)
-    });
-    let answered = load(&service, &keys, "half", options.seconds, Some(half)).await?;
-    cancel_one(&service).await?;
-    let mut latencies = consuming.await??;
-    latencies.sort_unstable();
-    ensure!(latencies.len() > answered.len() / 2, "few messages came");
+    let full = full.len() as f64 / options.seconds;
     println!(
-        "From the decision to the delivery, {:?} store, {} tenants, at half load ({half:.0} cards/s of \
-         {:.0}): p50 {}, p99 {} of {} messages",
-        options.engine,
-        options.tenants,
-        half * 2.0,
-        shown(percentile(&latencies, 50)),
-        shown(percentile(&latencies, 99)),
-        latencies.len(),
+        "From the decision to the delivery, {:?} store, {} tenants, {full:.0} cards/s at most:\n",
+        options.engine, options.tenants,
     );
+    println!("| cards/s | | answered p50 | p99 | delivered p50 | p99 | cores busy | waiting |");
+    println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let ids = ids(&mut Connection::open(service.address()).await?).await?;
+    let mut ours = Vec::new();
+    for (number, share) in options.shares.iter().enumerate() {
+        purge(channel).await?;
+        let consumer = Consumer::start(way, QUEUE).await?;
+        let cores = Cores::read()?;
+        let name = format!("share-{number}");
+        let answered = load(&service, &keys, &name, options.seconds, Some(full * share)).await?;
+        let cores = Cores::read()?.since(cores);
+        // The last message: nothing else happens to a subscription.
+        let mut landlord = Connection::open(service.address()).await?;
+        provision(&mut landlord, &format!("last-{number}")).await?;
+        let delivered = consumer.done().await?;
+        ensure!(delivered.len() > answered.len() / 2, "few messages came");
+        ours.push(Row {
+            who: "the service",
+            answered,
+            delivered,
+            cores,
+        });
+    }
+    drop(service);
+    let bare = Bare::new(url, &ids).await?;
+    for (share, ours) in options.shares.iter().zip(ours) {
+        let rate = full * share;
+        ours.print(rate);
+        purge(channel).await?;
+        let consumer = Consumer::start(way, QUEUE).await?;
+        let cores = Cores::read()?;
+        bare.publish(rate, options.seconds).await?;
+        let cores = Cores::read()?.since(cores);
+        let delivered = consumer.done().await?;
+        Row {
+            who: "a bare publisher",
+            answered: Vec::new(),
+            delivered,
+            cores,
+        }
+        .print(rate);
+
+        purge(channel).await?;
+        let consumer = Consumer::start(way, QUEUE).await?;
+        let silent = Arc::new(Store::empty(options.engine, None).await?);
+        let silent = Service::start_publishing(binary, &silent, None)?;
+        let keys = tenants(&silent, options.tenants).await?;
+        let cores = Cores::read()?;
+        let (answered, published) = tokio::join!(
+            load(&silent, &keys, "silent", options.seconds, Some(rate)),
+            bare.publish(rate, options.seconds),
+        );
+        let cores = Cores::read()?.since(cores);
+        published?;
+        let delivered = consumer.done().await?;
+        let who = "a bare publisher beside a service that publishes nothing";
+        Row {
+            who,
+            answered: answered?,
+            delivered,
+            cores,
+        }
+        .print(rate);
+    }
+    println!();
     Ok(())
+}
+
+/// What one line says.
+struct Row {
+    who: &'static str,
+    answered: Vec<u32>,
+    delivered: Vec<u32>,
+    cores: Cores,
+}
+
+impl Row {
+    fn print(mut self, rate: f64) {
+        let [answered, delivered] = [&mut self.answered, &mut self.delivered].map(|latencies| {
+            latencies.sort_unstable();
+            let at = |percent| match latencies.is_empty() {
+                true => "-".to_owned(),
+                false => shown(percentile(latencies, percent)),
+            };
+            format!("{} | {}", at(50), at(99))
+        });
+        let (busy, waiting) = (self.cores.busy() * 100.0, self.cores.waiting() * 100.0);
+        let who = self.who;
+        println!("| {rate:.0} | {who} | {answered} | {delivered} | {busy:.0} % | {waiting:.0} % |");
+    }
 }
 
 /// A backlog, and as many bare messages.
@@ -184,7 +227,8 @@ async fn throughput(
         ours.push(backlog_per_second(&service, events).await?);
         drop(service);
         purge(channel).await?;
-        bare.push(bare_per_second(url, &ids, events).await?);
+        let publisher = Bare::new(url, &ids).await?;
+        bare.push(publisher.per_second(events).await?);
         purge(channel).await?;
     }
     let (ours, bare) = (median(&mut ours), median(&mut bare));
@@ -228,53 +272,6 @@ async fn published(service: &Service, messages: usize) -> anyhow::Result<(usize,
             return Ok((count, Instant::now()));
         }
     }
-}
-
-/// The same messages from nowhere, on one channel, in one task.
-async fn bare_per_second(url: &str, ids: &[String], messages: usize) -> anyhow::Result<f64> {
-    let way = lapin::Connection::connect(url, ConnectionProperties::default()).await?;
-    let channel = way.create_channel().await?;
-    let confirm = ConfirmSelectOptions::default();
-    channel.confirm_select(confirm).await?;
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let mut unconfirmed = VecDeque::with_capacity(UNCONFIRMED_MAX);
-    let begun = Instant::now();
-    for number in 0..messages {
-        let tenant = &ids[number % ids.len()];
-        let id = format!("{tenant}/{number}");
-        let body = format!(
-            r#"{{"specversion":"1.0","id":"{id}","source":"/digital-card","type":"card.issued.v1","subject":"{tenant}","time":"2026-01-01T00:00:00.000000Z","datacontenttype":"application/json","tenantid":"{tenant}","sequence":{number},"data":{{"card_id":"{tenant}","tier":"standard"}}}}"#
-        );
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_content_type("application/cloudevents+json".into())
-            .with_message_id(id.into())
-            .with_type("card.issued.v1".into())
-            .with_timestamp(1_767_225_600)
-            .with_app_id("digital-card".into());
-        let key = format!("card.issued.v1.{tenant}").into();
-        let channel = &channel;
-        let mut published = Box::pin(async move {
-            let body = body.as_bytes();
-            let written = channel.basic_publish(EXCHANGE.into(), key, options, body, properties);
-            written.await?.await
-        });
-        // Queued when it is first polled, as the service's are.
-        ensure!(poll!(&mut published).is_pending(), "not published");
-        unconfirmed.push_back(published);
-        if unconfirmed.len() == UNCONFIRMED_MAX
-            && let Some(oldest) = unconfirmed.pop_front()
-        {
-            ensure!(oldest.await?.is_ack(), "refused");
-        }
-    }
-    for confirm in unconfirmed {
-        ensure!(confirm.await?.is_ack(), "refused");
-    }
-    Ok(messages as f64 / begun.elapsed().as_secs_f64())
 }
 
 async fn tenants(service: &Service, count: usize) -> anyhow::Result<Vec<String>> {
@@ -326,18 +323,6 @@ async fn ids(landlord: &mut Connection) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Ends a subscription: the last message.
-async fn cancel_one(service: &Service) -> anyhow::Result<()> {
-    let mut landlord = Connection::open(service.address()).await?;
-    let ids = ids(&mut landlord).await?;
-    let id = ids.first().context("a tenant")?;
-    let path = format!("/v1/landlord/tenants/{id}/subscription/cancel");
-    landlord.write_command("PUT", &path, super::service::LANDLORD_KEY, "cancel", "{}");
-    let answer = landlord.ask().await?;
-    ensure!(answer.status == 200, "cancelling: {}", answer.body);
-    Ok(())
-}
-
 async fn republish(service: &Service, ids: &[String]) -> anyhow::Result<()> {
     let mut landlord = Connection::open(service.address()).await?;
     for id in ids {
@@ -348,14 +333,6 @@ async fn republish(service: &Service, ids: &[String]) -> anyhow::Result<()> {
         ensure!(answer.status == 200, "republishing: {}", answer.body);
     }
     Ok(())
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a consumer's clock is its own; the service's comes through its port"
-)]
-fn now() -> DateTime<Utc> {
-    std::time::SystemTime::now().into()
 }
 
 fn median(figures: &mut [f64]) -> f64 {

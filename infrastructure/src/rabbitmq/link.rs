@@ -37,8 +37,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause after a refusal, which will be the same until somebody changes something.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
-/// How many batches wait for the publishing task, beside those of who waits to hand one over.
-const BATCHES_WAITING_MAX: usize = 16;
+/// How many batches wait for the publishing task, which takes them all at once, beside those of who
+/// waits to hand one over.
+const BATCHES_WAITING_MAX: usize = 64;
 
 const WHAT: &str = "the broker";
 
@@ -352,15 +353,17 @@ async fn publish_all(channel: &Channel, mut batches: mpsc::Receiver<Batch>) -> S
         // RabbitMQ has none of it.
         immediate: false,
     };
-    while let Some(Batch { messages, sent }) = batches.recv().await {
-        // A message is queued when it is first polled, and done when it is written: so they are
-        // polled in their order and then waited for together, not each for a hand-over of its own.
-        let mut writing = Vec::with_capacity(messages.len());
+    let mut waiting = Vec::with_capacity(BATCHES_WAITING_MAX);
+    while batches.recv_many(&mut waiting, BATCHES_WAITING_MAX).await > 0 {
+        // A message is queued when it is first polled, and done when it is written: so those of all
+        // batches that are there are polled in their order and then waited for together, not each
+        // for a hand-over of its own.
+        let mut writing = Vec::new();
         for Outgoing {
             routing_key,
             properties,
             body,
-        } in &messages
+        } in waiting.iter().flat_map(|batch| &batch.messages)
         {
             let (key, properties) = (routing_key.clone(), properties.clone());
             let published = channel.basic_publish(EXCHANGE.into(), key, options, body, properties);
@@ -370,12 +373,14 @@ async fn publish_all(channel: &Channel, mut batches: mpsc::Receiver<Batch>) -> S
                 Poll::Pending => Either::Right(published),
             });
         }
-        let confirms = match try_join_all(writing).await {
-            Ok(confirms) => confirms,
+        let mut confirms = match try_join_all(writing).await {
+            Ok(confirms) => confirms.into_iter(),
             Err(error) => return error.to_string(),
         };
-        // Nobody waits for them if the process is stopping.
-        let _ = sent.send(confirms);
+        for Batch { messages, sent } in waiting.drain(..) {
+            // Nobody waits for them if the process is stopping.
+            let _ = sent.send(confirms.by_ref().take(messages.len()).collect());
+        }
     }
     "nobody publishes".to_owned()
 }

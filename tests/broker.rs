@@ -113,6 +113,25 @@ async fn what_is_published_again_goes_on_from_where_it_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_confirmed_before_a_stop_is_not_told_again_after_it() {
+    let mut service = Service::start_with(publishing_to(&BROKER.url()));
+    let tenant = service.tenant("pro").await;
+    published(&service, &tenant).await;
+    let mut reader = Reader::of_tenant(&BROKER.url(), tenant.id()).await;
+    for index in 0..20 {
+        tenant.issue(&format!("Before {index}")).await;
+    }
+    let before = reader.up_to(21).await;
+    service.terminate();
+    service.stopped();
+    service.restart();
+    tenant.at(service.base()).issue("After").await;
+    let after = reader.up_to(22).await;
+    let places = before.iter().chain(&after).map(|told| told.sequence);
+    assert_eq!(places.collect::<Vec<_>>(), (2..=22).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_of_another_kind_is_told_in_one_line_until_somebody_deletes_it() {
     let url = virtual_host();
     let other = Reader::of(&url, &[]).await;

@@ -5,15 +5,17 @@
 //! ```
 //!
 //! A batch is published as fast as the channel takes it and its confirms are waited for together;
-//! the checkpoint moves only over what is confirmed. Whoever publishes begins behind a checkpoint
-//! and goes on without a gap on one channel. So whatever fails, and on however many nodes, a tenant's
-//! messages come for the first time in ledger order, and may come again. One exception, of a queue's
-//! owner's own making: a queue with a maximum length that rejects may have refused a message before
-//! one that it took. Whoever's messages it refuses waits and tries again; the others are published.
+//! the checkpoint moves only over what is confirmed, and is saved a moment later. Whoever publishes
+//! begins behind a checkpoint and goes on without a gap on one channel. So whatever fails, and on
+//! however many nodes, a tenant's messages come for the first time in ledger order, and may come
+//! again. One exception, of a queue's owner's own making: a queue with a maximum length that rejects
+//! may have refused a message before one that it took. Whoever's messages it refuses waits and tries
+//! again; the others are published.
 //!
 //! No more messages wait for confirms than 16 tenants' batches of 512.
 
 pub mod address;
+mod confirmed;
 pub(crate) mod dial;
 mod link;
 mod topology;
@@ -32,6 +34,7 @@ use domain::subscription::SubscriptionEvent;
 use tokio_util::task::TaskTracker;
 
 use self::address::Address;
+use self::confirmed::Confirmed;
 use self::link::Link;
 
 /// How many events are read at a time to be published again.
@@ -41,6 +44,7 @@ const PAGE_EVENTS: usize = 512;
 pub struct BrokerPublisher {
     link: Arc<Link>,
     task: TaskTracker,
+    confirmed: Confirmed,
     /// How far this node is where it publishes again. What is lost with it is published once more.
     again: Mutex<HashMap<TenantId, Again>>,
 }
@@ -60,6 +64,7 @@ impl BrokerPublisher {
         Self {
             link: Arc::new(Link::new(address)),
             task: TaskTracker::new(),
+            confirmed: Confirmed::default(),
             again: Mutex::default(),
         }
     }
@@ -76,8 +81,10 @@ impl BrokerPublisher {
         self.link.stop();
     }
 
-    /// Closes the connection; after [`Self::stop`], when nobody publishes any more.
+    /// Saves how far it is and closes the connection; after [`Self::stop`], when nobody publishes any
+    /// more.
     pub async fn close(&self) {
+        self.confirmed.close().await;
         self.link.close();
         self.task.close();
         self.task.wait().await;
@@ -156,7 +163,7 @@ impl Subscriber for BrokerPublisher {
                 if !self.publish_again(tenant, from, request).await? {
                     // It may take long: the rest when the other tenants have had their turn.
                     let before = request - 1;
-                    tenant.checkpoints.advance(BROKER, before).await?;
+                    self.confirmed.note(tenant, before);
                     return Ok(before);
                 }
             }
@@ -167,7 +174,7 @@ impl Subscriber for BrokerPublisher {
             return Ok(self.checkpoint(tenant).await?);
         };
         let position = last.stored.position;
-        tenant.checkpoints.advance(BROKER, position).await?;
+        self.confirmed.note(tenant, position);
         Ok(position)
     }
 }

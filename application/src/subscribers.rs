@@ -44,6 +44,8 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const BEYOND_HEAD_AT_A_TIME: usize = 64;
 /// How many tenants one subscriber works on at a time.
 const TENANTS_AT_A_TIME: usize = 16;
+/// How many one works on that does little but wait.
+const TENANTS_WAITED_FOR_AT_A_TIME: usize = 64;
 /// How many stores are opened at a time to catch up at the start.
 const CATCH_UP_AT_A_TIME: usize = 4;
 
@@ -84,11 +86,15 @@ impl Subscribers {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let line = |subscriber: Arc<dyn Subscriber>| {
+            let at_a_time = match subscriber.waits_elsewhere() {
+                true => TENANTS_WAITED_FOR_AT_A_TIME,
+                false => TENANTS_AT_A_TIME,
+            };
             let line = Line {
                 stores: Arc::clone(&stores),
                 clock: Arc::clone(clock),
                 followers: Mutex::default(),
-                at_a_time: Semaphore::new(TENANTS_AT_A_TIME),
+                at_a_time: Semaphore::new(at_a_time),
                 rebuilding: Arc::new(Semaphore::new(1)),
                 stop: stop.clone(),
                 tasks: tasks.clone(),

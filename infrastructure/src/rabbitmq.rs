@@ -12,7 +12,8 @@
 //! may have refused a message before one that it took. Whoever's messages it refuses waits and tries
 //! again; the others are published.
 //!
-//! No more messages wait for confirms than 16 tenants' batches of 512.
+//! No more than 8,192 messages wait for confirms, those of 16 full batches, and no more than 64
+//! tenants have a batch there or wait for a place for it.
 
 pub mod address;
 mod confirmed;
@@ -134,6 +135,10 @@ impl Subscriber for BrokerPublisher {
 
     fn is_read_model(&self) -> bool {
         false
+    }
+
+    fn waits_elsewhere(&self) -> bool {
+        true
     }
 
     fn trouble(&self) -> Option<String> {

@@ -21,6 +21,12 @@ pub trait Subscriber: Send + Sync {
         true
     }
 
+    /// Whether handling events costs no commit but a wait for somebody else: then it is done for many
+    /// tenants at a time, and no events gather for it.
+    fn waits_elsewhere(&self) -> bool {
+        false
+    }
+
     /// What keeps it from its work with every tenant, for people.
     fn trouble(&self) -> Option<String> {
         None

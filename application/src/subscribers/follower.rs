@@ -202,7 +202,7 @@ pub(super) async fn follow(line: &Line, tenant: TenantId, follower: &Follower) {
             Ok(Ok(Step::Handled { events })) => {
                 failures = 0;
                 follower.enter(FollowerState::Running, None);
-                if events < BATCH_EVENTS {
+                if events < BATCH_EVENTS && !line.subscriber.waits_elsewhere() {
                     line.pause(GATHER).await;
                 }
                 continue;

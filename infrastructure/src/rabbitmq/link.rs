@@ -18,7 +18,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event, PublisherConfirm};
 use metrics::{counter, gauge};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause after a refusal, which will be the same until somebody changes something.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
+/// How many messages wait for their confirms, from their hand-over on.
+const UNCONFIRMED_MAX: usize = 16 * 512;
 /// How many batches wait for the publishing task, which takes them all at once, beside those of who
 /// waits to hand one over.
 const BATCHES_WAITING_MAX: usize = 64;
@@ -46,6 +48,8 @@ const WHAT: &str = "the broker";
 /// The connection, or why there is none.
 pub struct Link {
     address: Address,
+    /// Places for messages that wait for their confirms.
+    places: Semaphore,
     state: watch::Sender<State>,
     /// Why the broker takes nothing at the moment, if it said so.
     blocked: watch::Sender<Option<String>>,
@@ -97,6 +101,7 @@ impl Link {
     pub fn new(address: Address) -> Self {
         Self {
             address,
+            places: Semaphore::new(UNCONFIRMED_MAX),
             state: watch::Sender::new(State::Down("not connected yet".to_owned())),
             blocked: watch::Sender::new(None),
             stopping: CancellationToken::new(),
@@ -183,6 +188,11 @@ impl Link {
 
     async fn publish_on(&self, line: &Line, messages: Vec<Outgoing>) -> Result<(), Unpublished> {
         let (all, mut refused) = (messages.len(), 0_usize);
+        let wanted = u32::try_from(all.min(UNCONFIRMED_MAX)).unwrap_or(u32::MAX);
+        // Whoever has places waits for no others, so they come free. Given back when this returns.
+        let _places = self
+            .patiently(line, self.places.acquire_many(wanted))
+            .await?;
         let (sent, confirms) = oneshot::channel();
         let batch = Batch { messages, sent };
         let sent = async {

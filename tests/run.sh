@@ -40,6 +40,9 @@ for component in rustfmt clippy; do
   cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
 done
 
+# Most of the tests' time is waiting: for disks, servers, and what is due a moment later.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 3))}"
+
 started=$SECONDS
 step() {
   say "$1 (${SECONDS}s)"
@@ -50,7 +53,7 @@ step() {
 step 'formatting' cargo fmt --all -- --check
 step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
-step 'tests' cargo test --workspace --locked
+step 'tests' cargo test --workspace --lib --bins --tests --locked
 # Those that are about PostgreSQL anyway have just run.
 once=(schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
 step 'the service on PostgreSQL' env TESTS_ON=postgres cargo test -p api --test it --locked -- "${once[@]/#/--skip=}"

@@ -105,11 +105,20 @@ impl Doorbell {
 impl Shared {
     fn put(&self, tenant: TenantId, position: Position) {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = rung.entry(tenant).or_default();
-        *newest = position.max(*newest);
+        gather(&mut rung, tenant, position);
         drop(rung);
         self.wake.notify_one();
     }
+}
+
+/// Adds a ring to those that wait: the newest position counts, but 0 is a word of its own. It says
+/// that nobody knows how far the ledger is, and whoever hears it looks.
+pub fn gather(rung: &mut HashMap<TenantId, Position>, tenant: TenantId, position: Position) {
+    let newest = rung.entry(tenant).or_insert(position);
+    *newest = match (*newest, position) {
+        (0, _) | (_, 0) => 0,
+        (before, position) => before.max(position),
+    };
 }
 
 impl Mailbox {
@@ -128,5 +137,25 @@ impl Mailbox {
             }
             self.shared.wake.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_rings_that_wait_the_newest_counts_unless_one_says_that_nobody_knows() {
+        let doorbell = Doorbell::default();
+        let mailbox = doorbell.listen();
+        let tenants = [1, 2, 3].map(|id| TenantId::new(uuid::Uuid::from_u128(id)));
+        let rings = [[4, 7, 5], [0, 7, 5], [4, 7, 0]];
+        for (tenant, rings) in tenants.into_iter().zip(rings) {
+            for position in rings {
+                doorbell.ring(tenant, position);
+            }
+        }
+        let rung = mailbox.next().await;
+        assert_eq!(tenants.map(|tenant| rung[&tenant]), [7, 0, 0]);
     }
 }

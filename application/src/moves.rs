@@ -256,7 +256,7 @@ impl<'a> Moving<'a> {
         }
         let told = |position| tell(format!("the cards are at position {position}"));
         places.build_read_models(&self.there, &told).await?;
-        // What is published from here on, until the switch, is published again.
+        // What was published a moment before, and from here on until the switch, is published again.
         places.carry_checkpoints(&self.here, &self.there).await?;
         if stopped() {
             return Err(MoveError::Stopped);

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use application::doorbell::{Doorbell, Mailbox};
+use application::doorbell::{Doorbell, Mailbox, gather};
 use domain::ids::{Position, TenantId};
 use futures::FutureExt;
 use metrics::counter;
@@ -140,8 +140,7 @@ impl Sender {
     fn take(&mut self, rung: HashMap<TenantId, Position>) {
         let here = rung.into_iter().filter(|it| self.residents.has(it.0));
         for (tenant, position) in here {
-            let newest = self.unsent.entry(tenant).or_default();
-            *newest = position.max(*newest);
+            gather(&mut self.unsent, tenant, position);
         }
     }
 

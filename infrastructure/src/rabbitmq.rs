@@ -122,6 +122,13 @@ impl BrokerPublisher {
         }
     }
 
+    /// What is confirmed, of which the last may not be saved yet.
+    fn at_least(&self, tenant: &TenantStore, saved: Position) -> Position {
+        self.confirmed
+            .position(tenant.tenant)
+            .map_or(saved, |noted| noted.max(saved))
+    }
+
     fn again(&self) -> MutexGuard<'_, HashMap<TenantId, Again>> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,11 +153,16 @@ impl Subscriber for BrokerPublisher {
     }
 
     async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
-        tenant.checkpoints.turn(BROKER).await
+        let turn = tenant.checkpoints.turn(BROKER).await?;
+        Ok(match turn {
+            Turn::HereFrom(saved) => Turn::HereFrom(self.at_least(tenant, saved)),
+            Turn::Here | Turn::Elsewhere { .. } => turn,
+        })
     }
 
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable> {
-        tenant.checkpoints.position(BROKER).await
+        let saved = tenant.checkpoints.position(BROKER).await?;
+        Ok(self.at_least(tenant, saved))
     }
 
     async fn handle(

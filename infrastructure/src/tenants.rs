@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use application::doorbell::Doorbell;
+use application::doorbell::{Doorbell, gather};
 use application::ports::restore::{RestoreError, RestoringStore};
 use application::ports::{TenantStore, TenantStores, Unavailable};
 use application::tenants::Tenant;
@@ -347,8 +347,7 @@ impl<B> Stores<B> {
     /// The tenant is rung for and has no open store: if one is being opened, it will hear of it.
     fn miss(&mut self, tenant: TenantId, position: Position) {
         if self.gates.contains_key(&tenant) {
-            let newest = self.missed.entry(tenant).or_default();
-            *newest = position.max(*newest);
+            gather(&mut self.missed, tenant, position);
         }
     }
 

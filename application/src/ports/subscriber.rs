@@ -21,8 +21,8 @@ pub trait Subscriber: Send + Sync {
         true
     }
 
-    /// Whether handling events costs no commit but a wait for somebody else: then it is done for many
-    /// tenants at a time, and no events gather for it.
+    /// Whether handling events is a wait for somebody else rather than a commit (its checkpoint is saved
+    /// apart from it): then it is done for many tenants at a time, and no events gather for it.
     fn waits_elsewhere(&self) -> bool {
         false
     }
@@ -41,9 +41,9 @@ pub trait Subscriber: Send + Sync {
     /// The position up to which the tenant's events are handled.
     async fn checkpoint(&self, tenant: &TenantStore) -> Result<Position, Unavailable>;
 
-    /// Handles events in order and moves the checkpoint. Of a read model both or neither: events at
-    /// or before the checkpoint are passed over, so handling the same ones twice (two nodes, a
-    /// crash) has the effect of once. Answers the new checkpoint.
+    /// Handles events in order and moves the checkpoint, or notes it to be saved. Of a read model both
+    /// or neither: events at or before the checkpoint are passed over, so handling the same ones
+    /// twice (two nodes, a crash) has the effect of once. Answers the new checkpoint.
     ///
     /// # Errors
     ///

@@ -154,11 +154,15 @@ impl Follower {
         }
     }
 
+    /// The ledger was asked, and has nothing more than what had rung.
+    fn looked(&self, heard: Heard) {
+        self.lock().looked = heard.unsure;
+    }
+
     /// All that had rung is handled; whether the task may end, because nothing else has rung
     /// meanwhile.
     fn rest(&self, heard: Heard) -> bool {
         let mut state = self.lock();
-        state.looked = heard.unsure;
         let done = state.progress.head <= heard.position && state.unsure == heard.unsure;
         if done {
             let progress = &mut state.progress;
@@ -294,6 +298,7 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
     }
     let events = store.ledger.read(checkpoint, BATCH_EVENTS).await?;
     let Some(oldest) = events.first() else {
+        follower.looked(heard);
         return Ok(match follower.rest(heard) {
             true => Step::Resting,
             false => Step::Handled { events: 0 },

@@ -13,22 +13,39 @@ use application::ports::TenantStore;
 use application::ports::checkpoints::Checkpoints;
 use application::subscribers::BROKER;
 use domain::ids::{Position, TenantId};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a checkpoint gathers what is confirmed before it is saved.
 const GATHER: Duration = Duration::from_millis(100);
+/// How many are saved at a time: appends want the same connections.
+const AT_A_TIME: usize = 16;
+/// How often it is tried to save one.
+const TRIES_MAX: u32 = 20;
 
 /// A tenant's checkpoint, and where it is to be saved: a moved tenant's is somewhere else.
 type Noted = (Position, Arc<dyn Checkpoints>);
 
 /// The checkpoints that are not saved yet. For each of these tenants one task is there.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Confirmed {
     noted: Arc<Mutex<HashMap<TenantId, Noted>>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    at_a_time: Arc<Semaphore>,
+}
+
+impl Default for Confirmed {
+    fn default() -> Self {
+        Self {
+            noted: Arc::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            at_a_time: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
+    }
 }
 
 impl Confirmed {
@@ -48,20 +65,36 @@ impl Confirmed {
         self.tasks.wait().await;
     }
 
-    /// Saves a tenant's checkpoint for as long as it moves.
+    /// Saves a tenant's checkpoint for as long as it moves, and until it is saved.
     async fn save(self, tenant: TenantId) {
         let mut saved = None;
+        let mut failures = 0;
         loop {
             self.stopping.run_until_cancelled(sleep(GATHER)).await;
             let Some((position, checkpoints)) = self.moved(tenant, saved) else {
                 return;
             };
-            if let Err(error) = checkpoints.advance(BROKER, position).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(%tenant, error, "cannot save how far the broker has confirmed");
+            // The semaphore is never closed.
+            let _place = self.at_a_time.acquire().await;
+            match checkpoints.advance(BROKER, position).await {
+                Ok(()) => (saved, failures) = (Some(position), 0),
+                Err(error) => {
+                    failures += 1;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%tenant, error, "cannot save how far the broker has confirmed");
+                }
             }
-            saved = Some(position);
+            if failures == TRIES_MAX || (failures > 0 && self.stopping.is_cancelled()) {
+                // What comes next is saved again; until then it is published again after a restart.
+                self.noted().remove(&tenant);
+                return;
+            }
         }
+    }
+
+    /// Up to where a tenant's messages are confirmed, while that is not saved for certain.
+    pub fn position(&self, tenant: TenantId) -> Option<Position> {
+        self.noted().get(&tenant).map(|(position, _)| *position)
     }
 
     /// What is noted if it is not what is `saved`; else it is noted no more.

@@ -190,9 +190,15 @@ impl Link {
         let (all, mut refused) = (messages.len(), 0_usize);
         let wanted = u32::try_from(all.min(UNCONFIRMED_MAX)).unwrap_or(u32::MAX);
         // Whoever has places waits for no others, so they come free. Given back when this returns.
-        let _places = self
-            .patiently(line, self.places.acquire_many(wanted))
-            .await?;
+        let _places = tokio::select! {
+            places = self.places.acquire_many(wanted) => places,
+            () = line.broken.token.cancelled() => {
+                return Err(Unpublished::Broken(line.broken.why()));
+            }
+            () = self.stopping.cancelled() => {
+                return Err(Unpublished::Broken("this process is stopping".to_owned()));
+            }
+        };
         let (sent, confirms) = oneshot::channel();
         let batch = Batch { messages, sent };
         let sent = async {

@@ -11,6 +11,7 @@ use domain::ids::{CardId, TenantId};
 use futures::future::join_all;
 use infrastructure::checkpoints::FileCheckpoints;
 use infrastructure::database::Database;
+use infrastructure::projections::cards::companion::folded;
 use infrastructure::projections::cards::{
     CardsProjection, CardsReadModel, LiveCards, TenantDatabases,
 };
@@ -145,6 +146,8 @@ async fn what_an_append_has_done_to_cards_is_shown_when_it_is_answered() {
         Turn::HereFrom(cards.ledger().head().position)
     );
     cards.assert_as_built_anew().await;
+    let later = cards.ledger().read(3, 10).await.expect("events");
+    assert!(folded(vec![], &later).is_none(), "rows were not asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]

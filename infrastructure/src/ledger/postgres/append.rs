@@ -217,7 +217,9 @@ impl PostgresAppend<'_> {
     /// What the cards are to do with an append: nothing if it changes cards that were there before,
     /// whose rows would have to be read.
     fn along(&self, from: Position, admitted: &Admission) -> Option<Along> {
-        let goes_along = self.engine.reader.cards.goes_along() && !admitted.events.is_empty();
+        let companion = &self.engine.reader.cards;
+        let is_there = companion.goes_along() && companion.reached() == Some(from);
+        let goes_along = is_there && !admitted.events.is_empty();
         let cards = goes_along.then(|| folded_anew(&admitted.events)).flatten();
         cards.map(|cards| Along { from, cards })
     }
@@ -368,6 +370,10 @@ impl Transaction for PostgresAppend<'_> {
                     let lost_at = *lost_at.get_or_insert_with(Instant::now);
                     if lost_at.elapsed() > STORE_TRIED_FOR {
                         return Err(error.into());
+                    }
+                    // It may be the cards that it waited for.
+                    if along.take().is_some() {
+                        self.engine.reader.cards.leave();
                     }
                     tries += 1;
                     tokio::time::sleep(PAUSE_MAX.min(PAUSE * tries)).await;

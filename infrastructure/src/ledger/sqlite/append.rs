@@ -210,13 +210,12 @@ impl SqliteAppend<'_> {
     }
 
     /// Something is wrong with the table of cards, or with more than that, which then comes out
-    /// without it. If the transaction can be rolled back, nothing of it was done.
-    async fn leave_cards(&mut self, error: &StoreError) -> Result<(), StoreError> {
-        self.cards.companion.leave_because(self.tenant, error);
-        sqlx::query("rollback")
-            .execute(self.exchange.connection())
-            .await?;
-        Ok(())
+    /// without it. If the transaction can be rolled back, nothing of it was done; else the error
+    /// stands.
+    async fn leave_cards(&mut self, error: StoreError) -> Result<(), StoreError> {
+        self.cards.companion.leave_because(self.tenant, &error);
+        let rollback = sqlx::query("rollback").execute(self.exchange.connection());
+        rollback.await.map(drop).map_err(|_| error)
     }
 }
 
@@ -228,20 +227,21 @@ impl Pages for SqliteAppend<'_> {
 
 impl Transaction for SqliteAppend<'_> {
     async fn begin(&mut self, batch: &[Prepared]) -> Result<Before, StoreError> {
-        let cards: Vec<_> = match self.cards.companion.goes_along() {
+        let mut along = self.cards.companion.goes_along();
+        let cards: Vec<_> = match along {
             true => batch.iter().flat_map(Prepared::known_cards).collect(),
             false => vec![],
         };
         let before = match self.read(batch, &cards).await {
             Err(error) if !cards.is_empty() => {
-                self.leave_cards(&error).await?;
+                self.leave_cards(error).await?;
+                along = false;
                 self.read(batch, &[]).await?
             }
             read => read?,
         };
-        if !self.cards.companion.goes_along()
-            || self.cards.companion.reached() != Some(before.head.position)
-        {
+        // Rows that were not asked for are not known, wherever the table has come to meanwhile.
+        if !along || self.cards.companion.reached() != Some(before.head.position) {
             self.known = None;
         }
         Ok(before)
@@ -255,22 +255,25 @@ impl Transaction for SqliteAppend<'_> {
         let outcomes = admitted.new_outcomes();
         let known = self.known.take();
         let along = known.and_then(|known| Along::of(known, &admitted.events));
-        let (mut stored, with_cards) = match along {
-            None => (self.store(from, admitted, &outcomes, None).await, false),
-            along => (self.store(from, admitted, &outcomes, along).await, true),
+        let with_cards = along.is_some();
+        let slice = match self.store(from, admitted, &outcomes, along).await {
+            Err(error) if with_cards => {
+                self.leave_cards(error).await?;
+                sqlx::query(BEGIN)
+                    .execute(self.exchange.connection())
+                    .await?;
+                self.store(from, admitted, &outcomes, None).await?
+            }
+            stored => {
+                let slice = stored?;
+                if with_cards {
+                    self.cards.companion.moved(admitted.head.position);
+                    histogram!("subscriber_delay_seconds", "subscriber" => CARDS)
+                        .record(self.began.elapsed());
+                }
+                slice
+            }
         };
-        if let (true, Err(error)) = (with_cards, &stored) {
-            self.leave_cards(error).await?;
-            sqlx::query(BEGIN)
-                .execute(self.exchange.connection())
-                .await?;
-            stored = self.store(from, admitted, &outcomes, None).await;
-        } else if with_cards {
-            self.cards.companion.moved(admitted.head.position);
-            histogram!("subscriber_delay_seconds", "subscriber" => CARDS)
-                .record(self.began.elapsed());
-        }
-        let slice = stored?;
         self.exchange.done();
         let keys = outcomes.iter().map(|(key, _)| *key);
         self.keys.committed(keys, &slice);

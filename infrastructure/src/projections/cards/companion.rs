@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use application::cards::Card;
 use application::ports::RecordedEvent;
 use application::ports::checkpoints::Turn;
-use domain::ids::{Position, TenantId};
+use domain::ids::{CardId, Position, TenantId};
 
 use super::fold;
 use crate::projections::row;
@@ -86,7 +86,12 @@ impl Companion {
 /// What becomes of the table with these events, where `known` has the rows of all cards that were
 /// there before. None if that cannot be said, which is for the subscriber to report.
 pub fn folded(known: Vec<Card>, events: &[Arc<RecordedEvent>]) -> Option<Vec<Card>> {
-    let fold = || Some(fold::fold(known, fold::histories(events).ok()?));
+    let fold = || {
+        let histories = fold::histories(events).ok()?;
+        let missing = |id: &CardId| known.iter().all(|card| card.id != *id);
+        let all_known = !fold::begun_before(&histories).iter().any(missing);
+        all_known.then(|| fold::fold(known, histories))
+    };
     catch_unwind(AssertUnwindSafe(fold)).ok().flatten()
 }
 

@@ -9,6 +9,7 @@
 //! time, the later takes over and the earlier fails at its next step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::ports::{HandlerError, Ledger, RecordedEvent, Unavailable};
 use domain::ids::Position;
@@ -21,6 +22,10 @@ use crate::projections::following;
 
 /// How many events are folded a transaction: what the ledger's writer may have to wait for.
 pub const PAGE_EVENTS: usize = 1024;
+
+/// How often it is looked for an append that is committed and not shown yet, and how long apart.
+const LOOKS_MAX: usize = 100;
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A new table beside the one in use.
 pub trait Building: Send {
@@ -141,14 +146,20 @@ impl Building for InFile<'_> {
         let mut transaction = begin_replayable(&mut writer).await.map_err(failed)?;
         still_ours(&mut transaction, self.generation).await?;
         let mut position = apply(&mut transaction, before, page).await?;
+        let live = table::reached(&mut transaction, Table::Live).await?;
+        let mut looks = 0;
         loop {
             let page = ledger.read(position, PAGE_EVENTS).await?;
-            if page.is_empty() {
+            if page.is_empty() && (position >= live || looks == LOOKS_MAX) {
                 break;
+            }
+            // The last append has taken the live table along, and is about to be shown.
+            if page.is_empty() {
+                looks += 1;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             position = apply(&mut transaction, position, &page).await?;
         }
-        let live = table::reached(&mut transaction, Table::Live).await?;
         not_before(position, live)?;
         table::swap(&mut transaction, position)
             .await

@@ -171,7 +171,8 @@ fn store(
                usage = excluded.usage, next_due_at = excluded.next_due_at, \
                recent_due_at = excluded.recent_due_at, recent_since = excluded.recent_since, \
                revision = excluded.revision \
-               where tenant_overviews.revision = $10 returning position";
+               where tenant_overviews.revision = $10 and tenant_overviews.position = $11 \
+               returning position";
     let plan = after.subscription.terms().map(|terms| &terms.plan.key);
     Ok(statement(sql)
         .bind(tenant.to_string())
@@ -183,5 +184,6 @@ fn store(
         .bind(after.recent_due_at)
         .bind(row::column(after.recent_since))
         .bind(next(before))
-        .bind(before.map(|before| before.revision)))
+        .bind(before.map(|before| before.revision))
+        .bind(before.map(|before| row::column(before.overview.position))))
 }

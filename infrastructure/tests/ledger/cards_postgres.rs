@@ -127,12 +127,13 @@ async fn what_happens_to_a_card_later_is_the_subscribers() {
     let node = Node::of(&world).await;
     node.catch_up().await;
     let one = node.issue().await;
+    let taken_along = Turn::HereFrom(node.ledger.head().position);
     let activated = CardEvent::CardActivated { at: at() };
     let activate = append(vec![card(one, 1, vec![activated])]);
     committed(node.ledger.append(activate).await);
     let behind = node.issue().await;
     assert_eq!(node.shown(behind).await, None);
-    assert_eq!(node.turn().await, Turn::Here);
+    assert_eq!(node.turn().await, taken_along);
     node.catch_up().await;
     let along = node.issue().await;
     let shown = node.shown(one).await.map(|it| it.status);

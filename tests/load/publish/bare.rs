@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use anyhow::ensure;
 use chrono::SecondsFormat;
+use futures::future::ready;
 use futures::poll;
 use futures::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -46,10 +48,7 @@ impl<'a> Bare<'a> {
         let mut unconfirmed = VecDeque::with_capacity(UNCONFIRMED_MAX);
         let begun = Instant::now();
         for number in 0..messages {
-            let mut published = self.message(number, "card.issued.v1");
-            // Queued when it is first polled, as the service's are.
-            ensure!(poll!(&mut published).is_pending(), "not published");
-            unconfirmed.push_back(published);
+            unconfirmed.push_back(queued(self.message(number, "card.issued.v1")).await);
             if unconfirmed.len() == UNCONFIRMED_MAX
                 && let Some(oldest) = unconfirmed.pop_front()
             {
@@ -77,9 +76,7 @@ impl<'a> Bare<'a> {
                     }
                 }
             }
-            let mut published = self.message(number, "card.issued.v1");
-            ensure!(poll!(&mut published).is_pending(), "not published");
-            unconfirmed.push(published);
+            unconfirmed.push(queued(self.message(number, "card.issued.v1")).await);
         }
         while let Some(confirm) = unconfirmed.next().await {
             ensure!(confirm?.is_ack(), "refused");
@@ -115,5 +112,13 @@ impl<'a> Bare<'a> {
                     .basic_publish(EXCHANGE.into(), key, options, body, properties);
             written.await?.await
         })
+    }
+}
+
+/// A message is queued when it is first polled, as the service's are.
+async fn queued(mut published: Confirming<'_>) -> Confirming<'_> {
+    match poll!(&mut published) {
+        Poll::Ready(done) => Box::pin(ready(done)),
+        Poll::Pending => published,
     }
 }

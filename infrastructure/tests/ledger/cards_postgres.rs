@@ -161,6 +161,20 @@ async fn cards_that_cannot_be_stored_cost_no_append() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cards_that_somebody_keeps_locked_cost_no_append() {
+    let world = on_plan::<PostgresUnderTest>("pro").await;
+    let node = Node::of(&world).await;
+    node.catch_up().await;
+    let kept = world.kept("cards").await;
+    let late = node.issue().await;
+    let at_once = node.issue().await;
+    kept.rollback().await.expect("let go");
+    node.catch_up().await;
+    node.assert_as_built_anew(&[late, at_once]).await;
+    assert_sound(&*node.ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_append_in_turn_show_every_card_once() {
     let world = on_plan::<PostgresUnderTest>("pro").await;
     let nodes = [Node::of(&world).await, Node::of(&world).await];

@@ -112,6 +112,16 @@ impl PostgresUnderTest {
         transaction
     }
 
+    /// A table of the tenant, which nobody else can use.
+    pub async fn kept(&self, table: &str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.pool.begin().await.expect("a transaction");
+        sqlx::query(&format!("lock table {}", self.table(table)))
+            .execute(&mut *transaction)
+            .await
+            .expect("the table, locked");
+        transaction
+    }
+
     /// The name of a table of the tenant.
     pub fn table(&self, name: &str) -> String {
         format!("t_{}.{name}", self.tenant.to_string().replace('-', ""))

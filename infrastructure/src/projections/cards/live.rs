@@ -57,7 +57,7 @@ impl LiveCards {
     }
 
     /// Brings the table to the last of the events, and of those that were appended meanwhile, or
-    /// of the first [`ROWS_MAX`] if there are more; answers the new checkpoint.
+    /// of the first `ROWS_MAX` if there are more; answers the new checkpoint.
     pub async fn advance(
         &self,
         ledger: &dyn Ledger,

@@ -229,7 +229,7 @@ pub struct Limits {
     pub appends_waiting_max: usize,
 
     /// Tenants whose stores are kept open
-    #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "256", value_parser = at_least_one)]
+    #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "192", value_parser = at_least_one)]
     pub open_tenants_max: usize,
 
     /// When every ledger is counted again and compared with what else says how many cards there

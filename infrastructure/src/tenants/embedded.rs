@@ -22,7 +22,7 @@ use crate::projections::cards::{CardsReadModel, LiveCards, TenantDatabases};
 
 /// How many stores stay open unused, unless told otherwise. Each is a thread and 3 file
 /// descriptors, and up to 4 of the former and 12 of the latter more while it is read.
-pub const OPEN_MAX_DEFAULT: usize = 256;
+pub const OPEN_MAX_DEFAULT: usize = 192;
 
 /// The tenants' SQLite files.
 pub type EmbeddedStores = OpenStores<Files>;

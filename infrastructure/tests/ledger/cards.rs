@@ -1,13 +1,13 @@
 //! The table of cards in a SQLite ledger's file: an append takes it along, and is never lost by it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use application::cards::Card;
 use application::ports::checkpoints::Turn;
-use application::ports::{Ledger, Subscriber, TenantStore, Unavailable};
+use application::ports::{TenantStore, Unavailable};
 use async_trait::async_trait;
-use domain::card::{CardEvent, Status};
-use domain::ids::{CardId, TenantId};
+use domain::card::Status;
+use domain::ids::TenantId;
 use futures::future::join_all;
 use infrastructure::checkpoints::FileCheckpoints;
 use infrastructure::database::Database;
@@ -17,13 +17,21 @@ use infrastructure::projections::cards::{
 };
 use sqlx::Executor;
 
+use crate::kept::Kept;
 use crate::world::*;
 
 /// A ledger in whose file cards are kept, and who keeps them when no append does.
 struct Cards {
     world: SqliteUnderTest,
-    store: TenantStore,
-    projection: CardsProjection,
+    kept: Kept,
+}
+
+impl Deref for Cards {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.kept
+    }
 }
 
 struct TheFile(Arc<Database>, Arc<LiveCards>);
@@ -61,40 +69,9 @@ impl Cards {
             checkpoints: Arc::new(FileCheckpoints::new(Arc::clone(&database))),
         };
         let file = TheFile(database, world.cards());
-        Self {
-            projection: CardsProjection::new(Arc::new(file)),
-            world,
-            store,
-        }
-    }
-
-    fn ledger(&self) -> &dyn Ledger {
-        self.store.ledger.as_ref()
-    }
-
-    async fn issue(&self) -> CardId {
-        let id = new_id();
-        let issue = append(vec![card(id, 0, vec![issued()])]);
-        committed(self.ledger().append(issue).await);
-        id
-    }
-
-    async fn shown(&self, id: CardId) -> Option<Card> {
-        self.store.cards.get(id).await.expect("an answer")
-    }
-
-    /// Where the subscriber is told that the table is.
-    async fn turn(&self) -> Turn {
-        self.projection.turn(&self.store).await.expect("a turn")
-    }
-
-    /// The subscriber's work, as after a ring.
-    async fn catch_up(&self) {
-        let checkpoint = self.projection.checkpoint(&self.store).await;
-        let events = self.ledger().read(checkpoint.expect("a checkpoint"), 10);
-        let events = events.await.expect("events");
-        let handled = self.projection.handle(&self.store, &events).await;
-        handled.expect("handled");
+        let subscriber = Box::new(CardsProjection::new(Arc::new(file)));
+        let kept = Kept { store, subscriber };
+        Self { world, kept }
     }
 
     async fn execute(&self, statement: &str) {
@@ -112,8 +89,7 @@ impl Cards {
     /// What is in the table is what building it anew makes of the ledger.
     async fn assert_as_built_anew(&self) {
         let taken_along = self.rows().await;
-        let built = self.projection.rebuild(&self.store, &|_| {}).await;
-        assert_eq!(built.expect("built"), self.ledger().head().position);
+        self.build_anew().await;
         assert_eq!(self.rows().await, taken_along);
     }
 }
@@ -126,12 +102,7 @@ async fn what_an_append_has_done_to_cards_is_shown_when_it_is_answered() {
         cards.shown(one).await.map(|it| it.status),
         Some(Status::Issued)
     );
-    let activated = CardEvent::CardActivated { at: at() };
-    let both = append(vec![
-        card(one, 1, vec![activated.clone()]),
-        card(two, 1, vec![activated]),
-    ]);
-    committed(cards.ledger().append(both).await);
+    cards.activate(&[one, two]).await;
     committed(cards.ledger().append(replace(two, 2, Status::Active)).await);
     assert_eq!(
         cards.shown(one).await.map(|it| it.status),
@@ -198,12 +169,9 @@ async fn a_row_that_cannot_be_read_costs_no_append() {
     let cards = Cards::start().await;
     let one = cards.issue().await;
     cards.execute("update cards set status = 'none such'").await;
-    let activated = CardEvent::CardActivated { at: at() };
-    let activate = append(vec![card(one, 1, vec![activated])]);
-    committed(cards.ledger().append(activate).await);
+    cards.activate(&[one]).await;
     assert_eq!(cards.turn().await, Turn::Here);
-    let built = cards.projection.rebuild(&cards.store, &|_| {}).await;
-    assert_eq!(built.expect("built"), cards.ledger().head().position);
+    cards.build_anew().await;
     assert_eq!(
         cards.shown(one).await.map(|it| it.status),
         Some(Status::Active)
@@ -233,7 +201,7 @@ async fn the_subscriber_also_handles_what_comes_while_it_waits_for_the_file() {
     let cards = Cards::of(world).await;
     let first = cards.ledger().read(0, 10).await.expect("events");
     let later = cards.issue().await;
-    let handled = cards.projection.handle(&cards.store, &first).await;
+    let handled = cards.subscriber.handle(&cards.store, &first).await;
     assert_eq!(handled.expect("handled"), 2);
     assert!(cards.shown(later).await.is_some());
 }
@@ -245,7 +213,7 @@ async fn an_event_that_is_no_card_moves_the_table_all_the_same() {
     let position = committed(cards.ledger().append(change).await);
     assert_eq!(cards.turn().await, Turn::HereFrom(position));
     assert_eq!(
-        cards.projection.checkpoint(&cards.store).await.ok(),
+        cards.subscriber.checkpoint(&cards.store).await.ok(),
         Some(position)
     );
 }

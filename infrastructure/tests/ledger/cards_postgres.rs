@@ -1,14 +1,14 @@
 //! The table of cards in a PostgreSQL ledger's schema: new cards go along with the append, what else
 //! happens to cards is the subscriber's, and nothing about them costs an append.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use application::cards::Card;
 use application::ports::checkpoints::Turn;
-use application::ports::{Ledger, Subscriber, TenantStore, Unavailable};
+use application::ports::{Ledger, TenantStore, Unavailable};
 use async_trait::async_trait;
-use domain::card::{CardEvent, Status};
-use domain::ids::{CardId, TenantId};
+use domain::card::Status;
+use domain::ids::TenantId;
 use futures::future::join_all;
 use infrastructure::checkpoints::SchemaCheckpoints;
 use infrastructure::ledger::postgres::PostgresLedger;
@@ -19,14 +19,22 @@ use infrastructure::projections::cards::postgres::{
 use infrastructure::shard::Shard;
 
 use crate::cluster::Cluster;
+use crate::kept::Kept;
 use crate::postgres::{PostgresUnderTest, connect_to};
 use crate::world::*;
 
 /// A node's ledger of the tenant, and who keeps the cards on it when no append does.
 struct Node {
     ledger: Arc<PostgresLedger>,
-    store: TenantStore,
-    projection: PostgresCardsProjection,
+    kept: Kept,
+}
+
+impl Deref for Node {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.kept
+    }
 }
 
 struct OneSchema(Shard, Arc<Companion>);
@@ -56,45 +64,9 @@ impl Node {
             checkpoints: Arc::new(checkpoints),
         };
         let schema = OneSchema(shard, ledger.cards());
-        Self {
-            projection: PostgresCardsProjection::new(Arc::new(schema)),
-            ledger,
-            store,
-        }
-    }
-
-    async fn issue(&self) -> CardId {
-        let id = new_id();
-        let issue = append(vec![card(id, 0, vec![issued()])]);
-        committed(self.ledger.append(issue).await);
-        id
-    }
-
-    async fn shown(&self, id: CardId) -> Option<Card> {
-        self.store.cards.get(id).await.expect("an answer")
-    }
-
-    async fn turn(&self) -> Turn {
-        self.projection.turn(&self.store).await.expect("a turn")
-    }
-
-    /// The subscriber's work, as after a ring.
-    async fn catch_up(&self) {
-        let checkpoint = self.projection.checkpoint(&self.store).await;
-        let events = self.ledger.read(checkpoint.expect("a checkpoint"), 1_000);
-        let events = events.await.expect("events");
-        let handled = self.projection.handle(&self.store, &events).await;
-        handled.expect("handled");
-    }
-
-    /// What is in the table is what building it anew makes of the ledger.
-    async fn assert_as_built_anew(&self, ids: &[CardId]) {
-        let before = join_all(ids.iter().map(|id| self.shown(*id))).await;
-        assert!(before.iter().all(Option::is_some));
-        let built = self.projection.rebuild(&self.store, &|_| {}).await;
-        assert_eq!(built.expect("built"), self.ledger.head().position);
-        let after = join_all(ids.iter().map(|id| self.shown(*id))).await;
-        assert_eq!(after, before);
+        let subscriber = Box::new(PostgresCardsProjection::new(Arc::new(schema)));
+        let kept = Kept { store, subscriber };
+        Self { ledger, kept }
     }
 }
 
@@ -128,9 +100,7 @@ async fn what_happens_to_a_card_later_is_the_subscribers() {
     node.catch_up().await;
     let one = node.issue().await;
     let taken_along = Turn::HereFrom(node.ledger.head().position);
-    let activated = CardEvent::CardActivated { at: at() };
-    let activate = append(vec![card(one, 1, vec![activated])]);
-    committed(node.ledger.append(activate).await);
+    node.activate(&[one]).await;
     let behind = node.issue().await;
     assert_eq!(node.shown(behind).await, None);
     assert_eq!(node.turn().await, taken_along);

@@ -12,6 +12,7 @@ mod cluster;
 mod conformance;
 mod dedicated;
 mod doorbell;
+mod kept;
 mod lost;
 mod other_nodes;
 mod postgres;

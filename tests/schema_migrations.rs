@@ -184,7 +184,7 @@ async fn a_newer_schema_is_refused_in_one_line() {
 
 #[tokio::test]
 async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() {
-    const TENANTS: usize = 205;
+    const TENANTS: usize = 105;
     let stopped = Stopped::on_postgres(1).await;
     let (store, tenants) = (&stopped.store, &stopped.tenants);
     let cluster = Cluster::shared();
@@ -195,7 +195,7 @@ async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() 
          'free', 'shared', 0, 1, 'main' from generate_series(2, {TENANTS}) n"
     );
     cluster.run(name(store), &more);
-    let schemas = "do $$ declare name text; begin for n in 2..205 loop \
+    let schemas = "do $$ declare name text; begin for n in 2..105 loop \
          name := 't_018f0000000070008000' || lpad(n::text, 12, '0'); \
          execute 'create role ' || name; \
          execute 'create schema ' || name || ' authorization ' || name; \

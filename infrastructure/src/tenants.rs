@@ -186,7 +186,13 @@ impl<O: Opener> OpenStores<O> {
 #[async_trait]
 impl<O: Opener> TenantStores for OpenStores<O> {
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
-        self.obtain(tenant, Missing::Refuse).await
+        let store = self.obtain(tenant, Missing::Refuse).await?;
+        // Opened while another node was making it: whoever knows that it is made by now need not
+        // wait until its first event is rung for.
+        if store.ledger.head().position == 0 {
+            store.ledger.heard(0).await?;
+        }
+        Ok(store)
     }
 
     async fn create(&self, tenant: TenantId) -> Result<(), Unavailable> {

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::Client;
-use super::{DEADLINE, Store, unique};
+use super::{COMMAND_DEADLINE, DEADLINE, Store, unique};
 
 /// The landlord's key of every service the tests start.
 pub const LANDLORD_KEY: &str = "landlord-key-of-the-tests-0123456789abcdef";
@@ -273,7 +273,7 @@ fn binary() -> PathBuf {
 pub fn run(command: &mut Command) -> (ExitStatus, String) {
     let mut child = command.spawn().expect("the binary starts");
     let output = Output::of(&mut child);
-    let Some(status) = wait_for(&mut child, DEADLINE) else {
+    let Some(status) = wait_for(&mut child, COMMAND_DEADLINE) else {
         let _ = child.kill();
         let _ = child.wait();
         panic!("it did not end; it said:\n{}", output.all());

@@ -113,6 +113,18 @@ async fn a_head_that_could_not_be_read_when_it_was_rung_for_is_read_again() {
     following.await.expect("stopped");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_opened_before_its_first_event_has_it_the_next_time_though_nobody_rang() {
+    let nodes = Nodes::start().await;
+    let tenant = nodes.tenant.id;
+    let empty = nodes.near.open(tenant).await.expect("open");
+    assert_eq!(empty.ledger.head().position, 0);
+    nodes.start_subscription().await;
+    assert_eq!(empty.ledger.head().position, 0);
+    let store = nodes.near.open(tenant).await.expect("open");
+    assert_eq!(store.ledger.head().position, 1);
+}
+
 /// The head may have been read before that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rung_while_a_store_is_being_opened_is_rung_again_when_it_is_open() {

@@ -50,15 +50,20 @@ step() {
   "$@"
 }
 
+# Whose points are at random moments need time, and a process to themselves.
+at_random=(broker_kills:: torture::)
+# What is about PostgreSQL anyway need not be run twice.
+once=(schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
+
 step 'formatting' cargo fmt --all -- --check
 step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
-step 'tests' cargo test --workspace --lib --bins --tests --locked
-# Those that are about PostgreSQL anyway have just run.
-once=(schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
-step 'the service on PostgreSQL' env TESTS_ON=postgres cargo test -p api --test it --locked -- "${once[@]/#/--skip=}"
-step 'the broker and nodes killed' env BROKER_EVENTS=10000 BROKER_KILLS=6 cargo test -p api --test it --locked broker_kills:: -- --nocapture
-step 'the torture run' env TORTURE_SECONDS=120 cargo test -p api --test it --locked torture:: -- --nocapture
+# Each for the whole workspace: for a part of it dependencies are built anew, with less in them.
+step 'tests' cargo test --workspace --lib --bins --tests --locked -- "${at_random[@]/#/--skip=}"
+step 'the service on PostgreSQL' env TESTS_ON=postgres \
+  cargo test --workspace --test it --locked -- "${once[@]/#/--skip=}"
+step 'killed at random' env TORTURE_SECONDS=120 BROKER_EVENTS=10000 BROKER_KILLS=6 \
+  cargo test --workspace --test it --locked -- "${at_random[@]}" --nocapture
 if command -v cargo-deny >/dev/null; then
   step 'licences and advisories' cargo deny --locked check
 else

@@ -223,6 +223,26 @@ async fn a_tenant_is_exported_by_its_slug_through_a_pipe() {
     assert!(by_slug.contains(&record), "{by_slug}");
 }
 
+/// It would be there for good, and nobody would look for it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_answers_has_nothing_of_a_holder() {
+    let lived = lived_in().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tenant.ndjson");
+    let (status, said) = export(&lived.service, lived.tenant.id(), &file);
+    assert!(status.success(), "{said}");
+    let whole = fs::read_to_string(&file).expect("a file");
+    let answers: Vec<_> = whole
+        .lines()
+        .filter(|line| line.starts_with("{\"outcome\""))
+        .collect();
+    let issued = lived.issued.answer.text("id").to_owned();
+    assert!(answers.iter().any(|line| line.contains(&issued)));
+    for line in answers {
+        assert!(!line.contains("holder") && !line.contains("Zoë"), "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_whole_is_refused_and_nothing_is_left() {
     let lived = lived_in().await;

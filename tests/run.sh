@@ -69,6 +69,6 @@ if command -v cargo-deny >/dev/null; then
 else
   say 'cargo-deny is not installed: licences and advisories are not checked'
 fi
-# Optimised less than what is released: that builds sooner, and serves the same.
-step 'the release build serves' env CARGO_PROFILE_RELEASE_OPT_LEVEL=1 tests/smoke.sh
+# Not optimised, which takes most of a release build's time and changes nothing of what it does.
+step 'the release build serves' env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 tests/smoke.sh
 say "all passed in $((SECONDS - started))s"

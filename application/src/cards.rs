@@ -99,6 +99,24 @@ impl Card {
     }
 }
 
+/// What is recorded of an answer that is a card.
+#[derive(Serialize, Deserialize)]
+struct Answered {
+    id: CardId,
+    /// Unless it was recorded.
+    #[serde(skip)]
+    card: Option<Card>,
+}
+
+impl Answered {
+    fn of(card: Card) -> Self {
+        Self {
+            id: card.id,
+            card: Some(card),
+        }
+    }
+}
+
 /// Which cards are asked for, and in which order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CardFilter {
@@ -179,7 +197,7 @@ impl Application {
     /// Issues a card.
     pub async fn issue_card(&self, command: &Command, new: NewCard) -> Result<Done<Card>, Error> {
         let store = self.tenant_store(&command.scope, CHANGE).await?;
-        self.commit(&store, command, || async {
+        self.commit_card(&store, command, || async {
             let now = self.clock.now();
             self.require_feature(&store, feature::CARDS_LIFECYCLE, now)?;
             let id = CardId::new(self.random.id());
@@ -206,7 +224,7 @@ impl Application {
         change: Change,
     ) -> Result<Done<Card>, Error> {
         let store = self.tenant_store(&command.scope, CHANGE).await?;
-        self.commit(&store, command, || async {
+        self.commit_card(&store, command, || async {
             let at = self.clock.now();
             if change.is_service() {
                 self.require_feature(&store, feature::CARDS_LIFECYCLE, at)?;
@@ -233,7 +251,7 @@ impl Application {
     /// Replaces a card by a new one of the same holder; answers the new one.
     pub async fn replace_card(&self, command: &Command, id: CardId) -> Result<Done<Card>, Error> {
         let store = self.tenant_store(&command.scope, CHANGE).await?;
-        self.commit(&store, command, || async {
+        self.commit_card(&store, command, || async {
             let at = self.clock.now();
             self.require_feature(&store, feature::CARDS_LIFECYCLE, at)?;
             let by = CardId::new(self.random.id());
@@ -311,6 +329,43 @@ impl Application {
             true => Err(Error::NotFound("card")),
             false => Ok(events),
         }
+    }
+
+    /// Commits what becomes of a card. What is recorded of the answer names the card and no more:
+    /// asked again, the card as it was then is in its events, and so is who held it, alone.
+    async fn commit_card<F, Fut>(
+        &self,
+        store: &TenantStore,
+        command: &Command,
+        attempt: F,
+    ) -> Result<Done<Card>, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decided<Card>, Error>>,
+    {
+        let attempt = || async {
+            let decided = attempt().await?;
+            Ok(Decided {
+                value: Answered::of(decided.value),
+                version: decided.version,
+                streams: decided.streams,
+            })
+        };
+        let done = self.commit(store, command, attempt).await?;
+        let Answered { id, card } = done.value;
+        let card = match card {
+            Some(card) => card,
+            None => {
+                let card = self.as_of(store, &id.to_string(), done.version).await?;
+                issued(id, &card, done.version)?
+            }
+        };
+        Ok(Done {
+            value: card,
+            version: done.version,
+            position: done.position,
+            replayed: done.replayed,
+        })
     }
 
     async fn decide_issue(

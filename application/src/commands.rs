@@ -33,6 +33,8 @@ use crate::scope::Command;
 /// How often a command is decided anew because somebody else changed the aggregate meanwhile.
 const ATTEMPTS_MAX: usize = 5;
 
+const FOREIGN: &str = "an event of another aggregate";
+
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done<T> {
@@ -150,6 +152,25 @@ impl Application {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
             .ok_or_else(|| Error::Internal("the framework committed nothing".to_owned()))
+    }
+
+    /// An aggregate as it was when it had `version` events.
+    pub(crate) async fn as_of<A: InLedger>(
+        &self,
+        store: &TenantStore,
+        id: &str,
+        version: Version,
+    ) -> Result<A, Error> {
+        let mut aggregate = A::default();
+        for stored in store.ledger.load(A::KIND, id).await? {
+            if stored.sequence as Version > version {
+                break;
+            }
+            let decoded = self.decoder.decode(stored);
+            let event = decoded.map_err(|error| Error::Internal(error.to_string()))?;
+            aggregate.apply(A::own(event).ok_or_else(|| Error::Internal(FOREIGN.to_owned()))?);
+        }
+        Ok(aggregate)
     }
 }
 
@@ -273,9 +294,8 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
                     .decoder
                     .decode(event)
                     .map_err(|error| AggregateError::DeserializationError(Box::new(error)))?;
-                let payload = A::own(decoded).ok_or_else(|| {
-                    AggregateError::DeserializationError("an event of another aggregate".into())
-                })?;
+                let payload = A::own(decoded)
+                    .ok_or_else(|| AggregateError::DeserializationError(FOREIGN.into()))?;
                 Ok(EventEnvelope {
                     aggregate_id: id.to_owned(),
                     sequence,

@@ -223,7 +223,6 @@ async fn a_tenant_is_exported_by_its_slug_through_a_pipe() {
     assert!(by_slug.contains(&record), "{by_slug}");
 }
 
-/// It would be there for good, and nobody would look for it there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_of_answers_has_nothing_of_a_holder() {
     let lived = lived_in().await;

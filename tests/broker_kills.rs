@@ -4,7 +4,7 @@
 //!
 //! `BROKER_SEED` repeats the draws of a run, which prints it, though not its timing;
 //! `BROKER_EVENTS` and `BROKER_KILLS` say how much. The full one, on either engine:
-//! `BROKER_EVENTS=50000 BROKER_KILLS=20 cargo test -p api --test it broker_kills -- --nocapture`,
+//! `BROKER_EVENTS=50000 BROKER_KILLS=20 cargo test --workspace --test it broker_kills -- --nocapture`,
 //! and the same with `TESTS_ON=postgres`, where there are two nodes.
 
 use std::collections::{BTreeMap, BTreeSet};

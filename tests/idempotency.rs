@@ -75,6 +75,64 @@ async fn a_replayed_transition_answers_what_was_true_then() {
 }
 
 #[tokio::test]
+async fn a_replay_answers_the_holder_of_then() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let named = |name: &str| json!({ "holder": { "name": name } });
+    let (issued, renamed) = (unique("key"), unique("key"));
+    let first = tenant.post_once("/v1/cards", &issued, &named("One")).await;
+    let holder = format!("/v1/cards/{}/holder", first.text("id"));
+    let second = tenant.put_once(&holder, &renamed, &named("Two")).await;
+    tenant.put(&holder, &named("Three")).await.expect(200);
+    let again = tenant.post_once("/v1/cards", &issued, &named("One")).await;
+    assert_eq!(
+        (again.expect(201).is_replayed(), again.body),
+        (true, first.body)
+    );
+    let again = tenant.put_once(&holder, &renamed, &named("Two")).await;
+    assert_eq!(
+        (again.expect(200).is_replayed(), again.body),
+        (true, second.body)
+    );
+}
+
+#[tokio::test]
+async fn a_replayed_change_that_changed_nothing_answers_what_was_true_then() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let card = tenant.issue_active("Then").await;
+    let path = format!("/v1/cards/{}/activate", crate::support::client::id(&card));
+    let key = unique("key");
+    let first = tenant.put_once(&path, &key, &json!({})).await;
+    tenant.change(&card, "suspend").await.expect(200);
+    let again = tenant.put_once(&path, &key, &json!({})).await;
+    assert!(again.expect(200).is_replayed());
+    assert_eq!(again.json()["status"], "active");
+    assert_eq!(again.body, first.body);
+    assert_eq!(again.header("etag"), first.header("etag"));
+    assert_eq!(again.position(), first.position());
+}
+
+#[tokio::test]
+async fn a_replayed_replacement_answers_the_new_card_as_it_was() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let old = tenant.issue_active("Lost").await;
+    let path = format!("/v1/cards/{}/replace", crate::support::client::id(&old));
+    let key = unique("key");
+    let first = tenant.post_once(&path, &key, &json!({})).await;
+    tenant
+        .change(&first.expect(201).json(), "activate")
+        .await
+        .expect(200);
+    let again = tenant.post_once(&path, &key, &json!({})).await;
+    assert!(again.expect(201).is_replayed());
+    assert_eq!(again.json()["replaces"], old["id"]);
+    assert_eq!(again.body, first.body);
+    assert_eq!(again.header("location"), first.header("location"));
+}
+
+#[tokio::test]
 async fn a_refused_request_may_be_tried_again_under_the_same_key() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;

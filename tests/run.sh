@@ -50,7 +50,8 @@ step() {
   "$@"
 }
 
-# Whose points are at random moments need time, and a process to themselves.
+# What is killed at random moments, which takes time, and goes on by itself. The broker's are done on
+# PostgreSQL too.
 at_random=(broker_kills:: torture::)
 # What is about PostgreSQL anyway need not be run twice.
 once=(schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
@@ -60,6 +61,10 @@ step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 # Each for the whole workspace: for a part of it dependencies are built anew, with less in them.
 step 'tests' cargo test --workspace --lib --bins --tests --locked -- "${at_random[@]/#/--skip=}"
+# Meanwhile, with what these leave of the processors.
+nice -n 19 cargo build --profile smoke --locked --quiet --bin digital-card &
+building=$!
+trap 'kill "$building" 2>/dev/null || true' EXIT
 step 'the service on PostgreSQL' env TESTS_ON=postgres \
   cargo test --workspace --test it --locked -- "${once[@]/#/--skip=}"
 step 'killed at random' env TORTURE_SECONDS=120 BROKER_EVENTS=10000 BROKER_KILLS=6 \
@@ -69,6 +74,6 @@ if command -v cargo-deny >/dev/null; then
 else
   say 'cargo-deny is not installed: licences and advisories are not checked'
 fi
-# Not optimised, which takes most of a release build's time and changes nothing of what it does.
-step 'the release build serves' env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 tests/smoke.sh
+wait "$building"
+step 'what is released serves' tests/smoke.sh
 say "all passed in $((SECONDS - started))s"

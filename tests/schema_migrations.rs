@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::shards::{database, node};
 use crate::support::cluster::Cluster;
 use crate::support::service::{LANDLORD_KEY, command, run};
 use crate::support::store::in_file;
-use crate::support::{Client, Options, Service, Store, eventually};
+use crate::support::{Client, Options, Service, Store, eventually, unique};
 
 /// The program, on the stores of a stopped service.
 fn on(store: &str, arguments: &[&str]) -> Command {
@@ -153,6 +155,57 @@ async fn an_older_tenants_schema_is_answered_503_until_migrate_was_run() {
 }
 
 #[tokio::test]
+async fn an_answer_recorded_as_a_whole_card_is_given_again_and_its_holder_forgotten() {
+    let (files, postgres) = (Stopped::on_files(1).await, Stopped::on_postgres(1).await);
+    let change = async |store: &str, statements: &str| match store == files.store {
+        true => in_file(&files.file(&files.tenants[0]), statements).await,
+        false => {
+            let path = format!("set search_path to {}", schema(&postgres.tenants[0]));
+            let all = format!("{path}; {statements}");
+            Cluster::shared().run(name(store), &all);
+        }
+    };
+    for (stopped, back) in [
+        (&files, "pragma user_version = 3"),
+        (&postgres, "set search_path to public"),
+    ] {
+        let store = &stopped.store;
+        let (key, body) = (unique("key"), json!({ "holder": { "name": "Known" } }));
+        let issue = async || {
+            let mut service = Service::started_by(&mut on(store, &["serve"]));
+            let tenant = stopped.tenants[0].clone().at(service.base());
+            let answer = tenant.post_once("/v1/cards", &key, &body).await;
+            service.kill();
+            answer
+        };
+        let first = issue().await;
+        let whole = json!({ "value": first.expect(201).json(), "version": 1 });
+        let id = first.text("id");
+        let older =
+            format!("update idempotency set outcome = '{whole}' where outcome like '%{id}%'");
+        let holders = |count: u32| {
+            format!(
+                "create temporary table holders (count int check (count = {count})); \
+                 insert into holders select count(*) from idempotency where outcome like '%Known%'"
+            )
+        };
+        for before in [
+            String::new(),
+            format!(
+                "delete from _sqlx_migrations where description = 'answers name cards'; {back}"
+            ),
+        ] {
+            change(store, &format!("{older}; {}; {before}", holders(1))).await;
+            let again = issue().await;
+            assert!(again.expect(201).is_replayed(), "{again}");
+            assert_eq!(again.body, first.body);
+            assert_eq!(again.header("etag"), first.header("etag"));
+        }
+        change(store, &holders(0)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_in_one_line() {
     let files = Stopped::on_files(2).await;
     in_file(&files.file(&files.tenants[0]), "pragma user_version = 99").await;
@@ -195,7 +248,7 @@ async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() 
          'free', 'shared', 0, 1, 'main' from generate_series(2, {TENANTS}) n"
     );
     cluster.run(name(store), &more);
-    let schemas = "do $$ declare name text; begin for n in 2..105 loop \
+    let schemas = "do $$ declare name text; begin for n in 2..$2 loop \
          name := 't_018f0000000070008000' || lpad(n::text, 12, '0'); \
          execute 'create role ' || name; \
          execute 'create schema ' || name || ' authorization ' || name; \
@@ -205,7 +258,9 @@ async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() 
          end loop; end $$";
     cluster.run(
         name(store),
-        &schemas.replace("' || $1 || '", &schema(&tenants[0])),
+        &schemas
+            .replace("' || $1 || '", &schema(&tenants[0]))
+            .replace("$2", &TENANTS.to_string()),
     );
     // One has something where a table must be.
     let broken = "018f0000-0000-7000-8000-000000000077";

@@ -3,7 +3,7 @@
 //!
 //! `TORTURE_SEED` repeats the draws of a run, which prints it, though not its timing;
 //! `TORTURE_SECONDS` says how long it lasts. An hour:
-//! `TORTURE_SECONDS=3600 cargo test -p api --test it torture -- --nocapture`.
+//! `TORTURE_SECONDS=3600 cargo test --workspace --test it torture -- --nocapture`.
 
 mod load;
 

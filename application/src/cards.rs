@@ -52,8 +52,9 @@ pub enum Change {
     UpdateHolder(Holder),
 }
 
-/// A card as its tenant sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A card as its tenant sees it. Nothing serialises it as it is: whom it names is in its events,
+/// and in the read model, and nowhere else.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Card {
     /// Its id.
     pub id: CardId,
@@ -99,17 +100,18 @@ impl Card {
     }
 }
 
-/// What is recorded of an answer that is a card.
+/// An answer that is a card, of which only the id is recorded. Answers recorded by version 0.1 are
+/// whole cards; all but the id is passed over.
 #[derive(Serialize, Deserialize)]
-struct Answered {
+struct CardAnswer {
     id: CardId,
-    /// Unless it was recorded.
+    /// If it was decided just now; else it is in the card's events.
     #[serde(skip)]
     card: Option<Card>,
 }
 
-impl Answered {
-    fn of(card: Card) -> Self {
+impl From<Card> for CardAnswer {
+    fn from(card: Card) -> Self {
         Self {
             id: card.id,
             card: Some(card),
@@ -331,8 +333,8 @@ impl Application {
         }
     }
 
-    /// Commits what becomes of a card. What is recorded of the answer names the card and no more:
-    /// asked again, the card as it was then is in its events, and so is who held it, alone.
+    /// Commits what becomes of a card. Of the answer, only which card it was is recorded: when it is
+    /// asked for again, its events tell the rest.
     async fn commit_card<F, Fut>(
         &self,
         store: &TenantStore,
@@ -343,28 +345,25 @@ impl Application {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<Decided<Card>, Error>>,
     {
-        let attempt = || async {
-            let decided = attempt().await?;
-            Ok(Decided {
-                value: Answered::of(decided.value),
-                version: decided.version,
-                streams: decided.streams,
-            })
-        };
-        let done = self.commit(store, command, attempt).await?;
-        let Answered { id, card } = done.value;
+        let attempt = || async { Ok(attempt().await?.map(CardAnswer::from)) };
+        let Done {
+            value: CardAnswer { id, card },
+            version,
+            position,
+            replayed,
+        } = self.commit(store, command, attempt).await?;
         let card = match card {
             Some(card) => card,
             None => {
-                let card = self.as_of(store, &id.to_string(), done.version).await?;
-                issued(id, &card, done.version)?
+                let card = self.as_of(store, &id.to_string(), version).await?;
+                issued(id, &card, version)?
             }
         };
         Ok(Done {
             value: card,
-            version: done.version,
-            position: done.position,
-            replayed: done.replayed,
+            version,
+            position,
+            replayed,
         })
     }
 

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 
+use cqrs_es::persist::SerializedEvent;
 use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, CqrsFramework, EventEnvelope, EventStore,
 };
@@ -33,8 +34,6 @@ use crate::scope::Command;
 /// How often a command is decided anew because somebody else changed the aggregate meanwhile.
 const ATTEMPTS_MAX: usize = 5;
 
-const FOREIGN: &str = "an event of another aggregate";
-
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done<T> {
@@ -53,6 +52,16 @@ pub(crate) struct Decided<T> {
     pub value: T,
     pub version: Version,
     pub streams: Vec<StreamAppend>,
+}
+
+impl<T> Decided<T> {
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Decided<U> {
+        Decided {
+            value: change(self.value),
+            version: self.version,
+            streams: self.streams,
+        }
+    }
 }
 
 impl Application {
@@ -154,23 +163,27 @@ impl Application {
             .ok_or_else(|| Error::Internal("the framework committed nothing".to_owned()))
     }
 
-    /// An aggregate as it was when it had `version` events.
+    /// An aggregate as it was at a version that it has had.
     pub(crate) async fn as_of<A: InLedger>(
         &self,
         store: &TenantStore,
         id: &str,
         version: Version,
     ) -> Result<A, Error> {
-        let mut aggregate = A::default();
+        let (mut aggregate, mut reached) = (A::default(), 0);
         for stored in store.ledger.load(A::KIND, id).await? {
-            if stored.sequence as Version > version {
+            if reached == version {
                 break;
             }
-            let decoded = self.decoder.decode(stored);
-            let event = decoded.map_err(|error| Error::Internal(error.to_string()))?;
-            aggregate.apply(A::own(event).ok_or_else(|| Error::Internal(FOREIGN.to_owned()))?);
+            let event: A::Event = decode::<A>(&self.decoder, stored)
+                .map_err(|error| Error::Internal(error.to_string()))?;
+            reached += Version::from(A::is_seen(&event));
+            aggregate.apply(event);
         }
-        Ok(aggregate)
+        match reached == version {
+            true => Ok(aggregate),
+            false => Err(Error::Internal(format!("{id} was never at {version}"))),
+        }
     }
 }
 
@@ -249,6 +262,14 @@ impl InLedger for Catalogue {
     }
 }
 
+/// An event of the aggregate, as stored.
+fn decode<A: InLedger>(
+    decoder: &Decoder,
+    stored: SerializedEvent,
+) -> Result<A::Event, Box<dyn std::error::Error + Send + Sync>> {
+    A::own(decoder.decode(stored)?).ok_or_else(|| "an event of another aggregate".into())
+}
+
 /// The framework's event store for one command on one aggregate.
 struct Staging<'a, A> {
     ledger: &'a dyn Ledger,
@@ -290,12 +311,8 @@ impl<A: InLedger> EventStore<A> for &Staging<'_, A> {
             .into_iter()
             .map(|event| {
                 let sequence = event.sequence;
-                let decoded = self
-                    .decoder
-                    .decode(event)
-                    .map_err(|error| AggregateError::DeserializationError(Box::new(error)))?;
-                let payload = A::own(decoded)
-                    .ok_or_else(|| AggregateError::DeserializationError(FOREIGN.into()))?;
+                let payload = decode::<A>(self.decoder, event)
+                    .map_err(AggregateError::DeserializationError)?;
                 Ok(EventEnvelope {
                     aggregate_id: id.to_owned(),
                     sequence,

@@ -83,7 +83,8 @@ pub trait Random: Send + Sync {
 /// Finds and makes tenants' stores.
 #[async_trait]
 pub trait TenantStores: Send + Sync {
-    /// The store of a tenant that exists. Open stores are kept, up to a bound.
+    /// The store of a tenant that exists. Open stores are kept, up to a bound. Its head is never
+    /// without the ledger's first event, if that was there before the call.
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable>;
     /// Makes a tenant's store; one that is there already is left as it is.
     async fn create(&self, tenant: TenantId) -> Result<(), Unavailable>;
@@ -208,7 +209,7 @@ pub struct IdempotencyRecord {
     pub key: String,
     /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
-    /// The answer: JSON.
+    /// What was answered, or which card as of which version: JSON.
     pub outcome: String,
 }
 
@@ -217,7 +218,7 @@ pub struct IdempotencyRecord {
 pub struct RecordedOutcome {
     /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
-    /// The answer: JSON.
+    /// What was answered, or which card as of which version: JSON.
     pub outcome: String,
     /// The ledger's position after it.
     pub position: Position,

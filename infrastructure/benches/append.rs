@@ -46,9 +46,7 @@ fn issue(serial: u64, keyed: bool) -> Append {
     let record = || IdempotencyRecord {
         key: format!("0199a0a8-7c5e-7d11-8f4e-0d8a8c8f1f11:{}", SystemRandom.id()),
         fingerprint: SystemRandom.secret(),
-        outcome: format!(
-            "{{\"value\":{{\"id\":\"{id}\",\"number\":\"0000000000000000\"}},\"version\":1}}"
-        ),
+        outcome: format!("{{\"value\":{{\"id\":\"{id}\"}},\"version\":1}}"),
     };
     Append {
         idempotency: keyed.then(record),

@@ -187,10 +187,10 @@ impl<O: Opener> OpenStores<O> {
 impl<O: Opener> TenantStores for OpenStores<O> {
     async fn open(&self, tenant: TenantId) -> Result<Arc<TenantStore>, Unavailable> {
         let store = self.obtain(tenant, Missing::Refuse).await?;
-        // Opened while another node was making it: whoever knows that it is made by now need not
-        // wait until its first event is rung for.
+        // Another node may have begun the subscription since this was opened, and its ring may
+        // still be on its way.
         if store.ledger.head().position == 0 {
-            store.ledger.heard(0).await?;
+            store.ledger.heard(1).await?;
         }
         Ok(store)
     }

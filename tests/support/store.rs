@@ -1,6 +1,6 @@
 //! Where a service keeps everything: on the engine that `TESTS_ON` names, and how it breaks there.
 //!
-//! `TESTS_ON=postgres cargo test -p api --test it` runs the suite on PostgreSQL, each service on a
+//! `TESTS_ON=postgres cargo test --workspace --test it` runs the suite on PostgreSQL, each service on a
 //! database of its own; what is not said is `embedded`, each on a directory of its own.
 
 use std::fs;

@@ -15,7 +15,7 @@ pub struct StoredOutcome {
     pub key: String,
     /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
-    /// The answer: JSON.
+    /// What was answered, or which card as of which version: JSON.
     pub outcome: String,
     /// The ledger's position after it; 0 for the landlord's answers, which are in no ledger.
     pub position: Position,

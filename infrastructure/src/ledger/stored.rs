@@ -116,7 +116,7 @@ impl<R: Reader> Ledger for StoredLedger<R> {
         let known = position > 0 && self.memory.head.load().position >= position;
         match R::ALONE || known {
             true => Ok(()),
-            false => self.writer.look().await,
+            false => self.writer.look(position).await,
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use application::ports::{Append, AppendError, Appended, Unavailable};
+use domain::ids::Position;
 use futures::FutureExt;
 use metrics::{counter, histogram};
 use tokio::sync::mpsc::error::TrySendError;
@@ -140,9 +141,13 @@ impl Writer {
         }
     }
 
-    /// Brings the head in memory up to date: through the queue, so that nothing newer is replaced.
-    pub(super) async fn look(&self) -> Result<(), Unavailable> {
+    /// Brings the head in memory up to `position` (0: up to date): through the queue, so that
+    /// nothing newer is replaced.
+    pub(super) async fn look(&self, position: Position) -> Result<(), Unavailable> {
         let _looking = self.looking.lock().await;
+        if position > 0 && self.memory.head.load().position >= position {
+            return Ok(());
+        }
         let (answer, answered) = oneshot::channel();
         self.ask(Work::Look(answer)).await?;
         answered.await.map_err(|_| Unavailable::new(WHAT))

@@ -8,7 +8,7 @@ say() { printf '== %s\n' "$*"; }
 # command or file, Debian package, and the path in the repository that needs it.
 needs='
 cc     gcc    Cargo.toml
-curl   curl   tests/smoke.sh
+curl   curl   tests/process.rs
 pg_ctlcluster postgresql tests/servers/postgres.rs
 rabbitmqctl rabbitmq-server tests/servers/rabbitmq.rs
 openssl openssl tests/servers/rabbitmq.rs
@@ -61,10 +61,6 @@ step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 # Each for the whole workspace: for a part of it dependencies are built anew, with less in them.
 step 'tests' cargo test --workspace --lib --bins --tests --locked -- "${at_random[@]/#/--skip=}"
-# Meanwhile, with what these leave of the processors.
-nice -n 19 cargo build --profile smoke --locked --quiet --bin digital-card &
-building=$!
-trap 'kill "$building" 2>/dev/null || true' EXIT
 step 'the service on PostgreSQL' env TESTS_ON=postgres \
   cargo test --workspace --test it --locked -- "${once[@]/#/--skip=}"
 step 'killed at random' env TORTURE_SECONDS=120 BROKER_EVENTS=10000 BROKER_KILLS=6 \
@@ -74,6 +70,4 @@ if command -v cargo-deny >/dev/null; then
 else
   say 'cargo-deny is not installed: licences and advisories are not checked'
 fi
-wait "$building"
-step 'what is released serves' tests/smoke.sh
 say "all passed in $((SECONDS - started))s"

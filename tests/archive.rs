@@ -102,6 +102,15 @@ struct Lived {
     history: String,
 }
 
+/// What the tenant's exported file has in it.
+fn exported(lived: &Lived) -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("tenant.ndjson");
+    let (status, said) = export(&lived.service, lived.tenant.id(), &file);
+    assert!(status.success(), "{said}");
+    fs::read_to_string(&file).expect("a file")
+}
+
 async fn lived_in() -> Lived {
     let mut service = Service::start();
     let tenant = service.tenant("enterprise").await;
@@ -226,11 +235,7 @@ async fn a_tenant_is_exported_by_its_slug_through_a_pipe() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_of_answers_has_nothing_of_a_holder() {
     let lived = lived_in().await;
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("tenant.ndjson");
-    let (status, said) = export(&lived.service, lived.tenant.id(), &file);
-    assert!(status.success(), "{said}");
-    let whole = fs::read_to_string(&file).expect("a file");
+    let whole = exported(&lived);
     let answers: Vec<_> = whole
         .lines()
         .filter(|line| line.starts_with("{\"outcome\""))
@@ -245,11 +250,8 @@ async fn what_is_kept_of_answers_has_nothing_of_a_holder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_whole_is_refused_and_nothing_is_left() {
     let lived = lived_in().await;
+    let whole = exported(&lived);
     let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("tenant.ndjson");
-    let (status, said) = export(&lived.service, lived.tenant.id(), &file);
-    assert!(status.success(), "{said}");
-    let whole = fs::read_to_string(&file).expect("a file");
     let lines: Vec<_> = whole.lines().collect();
     let without = |nth: usize| {
         let mut lines = lines.clone();
@@ -323,6 +325,8 @@ async fn a_file_that_is_not_whole_is_refused_and_nothing_is_left() {
         .await
         .expect(401);
     drop(new);
+    let file = directory.path().join("tenant.ndjson");
+    fs::write(&file, &whole).expect("written");
     destination.imports(&file);
     has_moved(&lived, &destination.serve()).await;
 }

@@ -5,7 +5,16 @@ use serde_json::json;
 use crate::support::client::send;
 use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
-use crate::support::{Service, unique};
+use crate::support::{Answer, Service, unique};
+
+/// The first answer again, in all that a client sees of it.
+#[track_caller]
+fn is_again(again: &Answer, first: &Answer, status: u16) {
+    assert!(again.expect(status).is_replayed(), "{again}");
+    assert_eq!(again.body, first.body);
+    assert_eq!(again.header("etag"), first.header("etag"));
+    assert_eq!(again.position(), first.position());
+}
 
 #[tokio::test]
 async fn the_same_key_and_body_answers_the_first_outcome_again() {
@@ -15,10 +24,7 @@ async fn the_same_key_and_body_answers_the_first_outcome_again() {
     let first = tenant.post_once("/v1/cards", &key, &body).await;
     let again = tenant.post_once("/v1/cards", &key, &body).await;
     assert!(!first.expect(201).is_replayed());
-    assert!(again.expect(201).is_replayed());
-    assert_eq!(again.body, first.body);
-    assert_eq!(again.header("etag"), first.header("etag"));
-    assert_eq!(again.position(), first.position());
+    is_again(&again, &first, 201);
     assert_eq!(tenant.all("/v1/cards").await.len(), 1);
 }
 
@@ -68,8 +74,7 @@ async fn a_replayed_transition_answers_what_was_true_then() {
     let first = tenant.put_once(&suspend, &key, &json!({})).await;
     tenant.change(&card, "reinstate").await.expect(200);
     let again = tenant.put_once(&suspend, &key, &json!({})).await;
-    assert!(again.expect(200).is_replayed());
-    assert_eq!(again.body, first.body);
+    is_again(&again, &first, 200);
     let now = tenant.get(&path).await.json();
     assert_eq!(now["status"], "active", "a replay does nothing");
 }
@@ -85,15 +90,9 @@ async fn a_replay_answers_the_holder_of_then() {
     let second = tenant.put_once(&holder, &renamed, &named("Two")).await;
     tenant.put(&holder, &named("Three")).await.expect(200);
     let again = tenant.post_once("/v1/cards", &issued, &named("One")).await;
-    assert_eq!(
-        (again.expect(201).is_replayed(), again.body),
-        (true, first.body)
-    );
+    is_again(&again, &first, 201);
     let again = tenant.put_once(&holder, &renamed, &named("Two")).await;
-    assert_eq!(
-        (again.expect(200).is_replayed(), again.body),
-        (true, second.body)
-    );
+    is_again(&again, &second, 200);
 }
 
 #[tokio::test]
@@ -106,11 +105,8 @@ async fn a_replayed_change_that_changed_nothing_answers_what_was_true_then() {
     let first = tenant.put_once(&path, &key, &json!({})).await;
     tenant.change(&card, "suspend").await.expect(200);
     let again = tenant.put_once(&path, &key, &json!({})).await;
-    assert!(again.expect(200).is_replayed());
+    is_again(&again, &first, 200);
     assert_eq!(again.json()["status"], "active");
-    assert_eq!(again.body, first.body);
-    assert_eq!(again.header("etag"), first.header("etag"));
-    assert_eq!(again.position(), first.position());
 }
 
 #[tokio::test]
@@ -126,9 +122,8 @@ async fn a_replayed_replacement_answers_the_new_card_as_it_was() {
         .await
         .expect(200);
     let again = tenant.post_once(&path, &key, &json!({})).await;
-    assert!(again.expect(201).is_replayed());
+    is_again(&again, &first, 201);
     assert_eq!(again.json()["replaces"], old["id"]);
-    assert_eq!(again.body, first.body);
     assert_eq!(again.header("location"), first.header("location"));
 }
 

@@ -70,4 +70,5 @@ if command -v cargo-deny >/dev/null; then
 else
   say 'cargo-deny is not installed: licences and advisories are not checked'
 fi
+step 'what is released serves' tests/smoke.sh
 say "all passed in $((SECONDS - started))s"

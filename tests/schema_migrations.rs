@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::shards::{database, node};
 use crate::support::cluster::Cluster;
-use crate::support::service::{LANDLORD_KEY, command, run};
+use crate::support::service::{LANDLORD_KEY, command, run, run_within};
 use crate::support::store::in_file;
 use crate::support::{Client, Options, Service, Store, eventually, unique};
 
@@ -237,7 +238,7 @@ async fn a_newer_schema_is_refused_in_one_line() {
 
 #[tokio::test]
 async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() {
-    const TENANTS: usize = 105;
+    const TENANTS: usize = 205;
     let stopped = Stopped::on_postgres(1).await;
     let (store, tenants) = (&stopped.store, &stopped.tenants);
     let cluster = Cluster::shared();
@@ -268,7 +269,7 @@ async fn many_tenants_are_migrated_by_two_at_once_and_one_that_fails_is_named() 
     cluster.run(name(store), in_its_place);
     let migrate = || {
         let mut command = on(store, &["migrate"]);
-        tokio::task::spawn_blocking(move || run(&mut command))
+        tokio::task::spawn_blocking(move || run_within(&mut command, Duration::from_secs(90)))
     };
     let (one, other) = tokio::join!(migrate(), migrate());
     for done in [one, other] {

@@ -28,8 +28,6 @@ pub use self::store::Store;
 
 /// How long anything that must happen may take before a test gives up on it.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-/// How long a whole command may take: it does many such things.
-pub const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
 
 /// A word that no other test, and no other run on the same directory, has used.
 pub fn unique(prefix: &str) -> String {

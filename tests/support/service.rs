@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::Client;
-use super::{COMMAND_DEADLINE, DEADLINE, Store, unique};
+use super::{DEADLINE, Store, unique};
 
 /// The landlord's key of every service the tests start.
 pub const LANDLORD_KEY: &str = "landlord-key-of-the-tests-0123456789abcdef";
@@ -271,9 +271,14 @@ fn binary() -> PathBuf {
 
 /// Runs the binary to its end; its status and what it said.
 pub fn run(command: &mut Command) -> (ExitStatus, String) {
+    run_within(command, DEADLINE)
+}
+
+/// Runs the binary to its end, which takes longer than one thing may.
+pub fn run_within(command: &mut Command, deadline: Duration) -> (ExitStatus, String) {
     let mut child = command.spawn().expect("the binary starts");
     let output = Output::of(&mut child);
-    let Some(status) = wait_for(&mut child, COMMAND_DEADLINE) else {
+    let Some(status) = wait_for(&mut child, deadline) else {
         let _ = child.kill();
         let _ = child.wait();
         panic!("it did not end; it said:\n{}", output.all());

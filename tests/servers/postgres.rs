@@ -41,7 +41,7 @@ start() {
   "${as[@]}" "$BIN/postgres" -D data -k "$directory" -c listen_addresses= -c max_connections=500 \
     -c fsync="$FSYNC" </dev/null >>server.log 2>&1 &
   server=$!
-  for _ in $(seq 300); do
+  for _ in $(seq 1800); do
     "${as[@]}" "$BIN/pg_isready" -q -h "$directory" && return
     kill -0 "$server" || break
     sleep 0.1 # a server that starts has nothing to be waited on

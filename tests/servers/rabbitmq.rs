@@ -62,7 +62,8 @@ names=$!
 start() {
   "$BIN/rabbitmq-server" >>server.log 2>&1 </dev/null &
   server=$!
-  for _ in $(seq 600); do
+  # It needs some 4 s of a processor, in one thread: beside busy tests that has taken a minute.
+  for _ in $(seq 1800); do
     grep -q 'Server startup complete' server.log && return
     kill -0 "$server" || break
     sleep 0.1 # a server that starts has nothing to be waited on

@@ -3,8 +3,8 @@
 //! On SQLite one process has the store, so it is always its turn. On PostgreSQL any node may take a
 //! turn that is nobody's, and keeps it for [`TURN`] after it last worked with the tenant: so in the
 //! steady state one node does a tenant's work, different tenants have different nodes, and a node
-//! that is gone is stood in for when its turn has lapsed. The clocks are the nodes' own: one that is
-//! off makes turns overlap or come late, and nothing worse.
+//! that is gone is stood in for when its turn has lapsed. The clock is the server's, so that no node's
+//! own, however wrong, keeps a turn from lapsing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use application::ports::checkpoints::{Checkpoints, Turn};
 use application::ports::{Clock, Unavailable};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use domain::ids::Position;
 use uuid::Uuid;
 
@@ -25,6 +26,9 @@ use crate::shard::Room;
 pub const TURN: Duration = Duration::from_secs(10);
 /// The shortest wait for a turn to lapse: clocks differ.
 const WAIT_MIN: Duration = Duration::from_millis(200);
+
+/// The server's clock, in microseconds since 1970.
+const NOW: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
 const WHAT: &str = "the tenant's checkpoints";
 
@@ -93,8 +97,9 @@ pub struct SchemaCheckpoints {
     node: String,
     clock: Arc<dyn Clock>,
     texts: Texts,
-    /// The turns that this node has, in microseconds since 1970, by subscriber.
-    held_until: Mutex<HashMap<&'static str, i64>>,
+    /// The turns that this node has, by subscriber, and until when by its own clock: only how much
+    /// of it has passed counts.
+    held_until: Mutex<HashMap<&'static str, DateTime<Utc>>>,
 }
 
 /// Made once: the connections keep statements prepared by their text.
@@ -114,15 +119,15 @@ impl SchemaCheckpoints {
             position: format!("select position from {table} where subscriber = $1"),
             take: format!(
                 "insert into {table} as it (subscriber, position, holder, held_until) \
-                 values ($1, 0, $2, $4) on conflict (subscriber) do update \
+                 values ($1, 0, $2, {NOW} + $3) on conflict (subscriber) do update \
                  set holder = excluded.holder, held_until = excluded.held_until \
-                 where it.holder is null or it.holder = excluded.holder or it.held_until < $3 \
+                 where it.holder is null or it.holder = excluded.holder or it.held_until < {NOW} \
                  returning position"
             ),
-            held: format!("select position, held_until from {table} where subscriber = $1"),
+            held: format!("select position, held_until - {NOW} from {table} where subscriber = $1"),
             advance: format!(
                 "insert into {table} as it (subscriber, position, holder, held_until) \
-                 values ($1, $2, $3, $4) on conflict (subscriber) do update \
+                 values ($1, $2, $3, {NOW} + $4) on conflict (subscriber) do update \
                  set position = greatest(it.position, excluded.position), held_until = \
                  case when it.holder = excluded.holder then excluded.held_until \
                  else it.held_until end \
@@ -153,14 +158,12 @@ impl SchemaCheckpoints {
     }
 
     async fn take(&self, subscriber: &'static str) -> Result<Turn, sqlx::Error> {
-        let now = self.clock.now().timestamp_micros();
-        let until = now + micros(TURN);
+        let until = self.clock.now() + TURN;
         let mut connection = self.room.connection().await?;
         let taken = sqlx::query_scalar::<_, i64>(&self.texts.take)
             .bind(subscriber)
             .bind(&self.node)
-            .bind(now)
-            .bind(until)
+            .bind(micros(TURN))
             .fetch_optional(connection.work());
         let taken = limited(taken).await;
         if let Some(checkpoint) = taken? {
@@ -172,9 +175,9 @@ impl SchemaCheckpoints {
             .bind(subscriber)
             .fetch_one(connection.work());
         let held = limited(held).await;
-        let (checkpoint, until) = connection.done(held)?;
-        let left = until.unwrap_or(now).saturating_sub(now);
-        let left = Duration::from_micros(left.try_into().unwrap_or_default());
+        let (checkpoint, left) = connection.done(held)?;
+        let left = left.and_then(|left| u64::try_from(left).ok());
+        let left = Duration::from_micros(left.unwrap_or_default());
         Ok(Turn::Elsewhere {
             checkpoint: row::position(checkpoint)?,
             lapses_in: left.clamp(WAIT_MIN, TURN),
@@ -182,13 +185,13 @@ impl SchemaCheckpoints {
     }
 
     async fn store(&self, subscriber: &'static str, position: Position) -> Result<(), sqlx::Error> {
-        let until = self.clock.now().timestamp_micros() + micros(TURN);
+        let until = self.clock.now() + TURN;
         let mut connection = self.room.connection().await?;
         let stored = sqlx::query_scalar::<_, bool>(&self.texts.advance)
             .bind(subscriber)
             .bind(row::column(position))
             .bind(&self.node)
-            .bind(until)
+            .bind(micros(TURN))
             .fetch_one(connection.work());
         let stored = limited(stored).await;
         let held = connection.done(stored)?;
@@ -214,7 +217,7 @@ impl SchemaCheckpoints {
         brought.await.map_err(unavailable(WHAT))
     }
 
-    fn holds_until(&self, subscriber: &'static str, until: Option<i64>) {
+    fn holds_until(&self, subscriber: &'static str, until: Option<DateTime<Utc>>) {
         let mut held = self
             .held_until
             .lock()
@@ -227,7 +230,7 @@ impl SchemaCheckpoints {
 
     /// Whether this node's turn lasts for a while yet.
     fn holds(&self, subscriber: &str) -> bool {
-        let soon = self.clock.now().timestamp_micros() + micros(TURN / 2);
+        let soon = self.clock.now() + TURN / 2;
         let held = self
             .held_until
             .lock()

@@ -50,6 +50,7 @@ mod billing;
 mod broker;
 mod broker_down;
 mod broker_kills;
+mod broker_nodes;
 mod messages;
 
 mod header_tricks;

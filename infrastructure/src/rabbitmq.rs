@@ -153,6 +153,8 @@ impl Subscriber for BrokerPublisher {
     }
 
     async fn turn(&self, tenant: &TenantStore) -> Result<Turn, Unavailable> {
+        // A turn that is not taken, or not kept, is for a node that reaches the broker.
+        self.link.connected().await?;
         let turn = tenant.checkpoints.turn(BROKER).await?;
         Ok(match turn {
             Turn::HereFrom(saved) => Turn::HereFrom(self.at_least(tenant, saved)),

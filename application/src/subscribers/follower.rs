@@ -266,7 +266,23 @@ async fn step(line: &Line, tenant: TenantId, follower: &Follower) -> Result<Step
         return Ok(Step::Resting);
     };
     let store = line.stores.open(tenant).await?;
-    match line.subscriber.turn(&store).await? {
+    let turn = match line.subscriber.turn(&store).await {
+        Ok(turn) => turn,
+        Err(error) => {
+            // It cannot work, but can say where it is, and another node may have done the work.
+            let checkpoint = line.subscriber.checkpoint(&store).await?;
+            if follower.progress().checkpoint != Some(checkpoint) {
+                follower.advance(checkpoint);
+            }
+            let heard = follower.heard();
+            let done = checkpoint >= heard.position && !heard.must_look && follower.rest(heard);
+            return match done {
+                true => Ok(Step::Resting),
+                false => Err(error.into()),
+            };
+        }
+    };
+    match turn {
         Turn::Here => {}
         Turn::HereFrom(checkpoint) if follower.progress().checkpoint == Some(checkpoint) => {}
         Turn::HereFrom(checkpoint) => follower.advance(checkpoint),

@@ -8,7 +8,7 @@ mod connect;
 
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use application::messages::{CONTENT_TYPE, EXCHANGE, Message};
 use application::ports::Unavailable;
@@ -35,6 +35,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The first pause before another connection; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a connection lasts that was a good one: after it the pauses begin anew, and what ended it
+/// is news. What breaks each connection, a message that may not be published, say, breaks few then.
+const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// The pause after a refusal, which will be the same until somebody changes something.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
 /// How many messages wait for their confirms, from their hand-over on.
@@ -138,6 +141,15 @@ impl Link {
                 Err(Unavailable::because(WHAT, why))
             }
         }
+    }
+
+    /// Waits a moment for the connection, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`]: there still is none.
+    pub async fn connected(&self) -> Result<(), Unavailable> {
+        self.line().await.map(drop)
     }
 
     /// Why nothing is published at the moment, for people.
@@ -266,11 +278,15 @@ impl Link {
         let mut pause = PAUSE_MIN;
         let mut said = String::new();
         loop {
-            let lost = self.hold(&mut pause, &mut said).await;
+            let (lost, lasted) = self.one_connection().await;
             gauge!("broker_connected").set(0.0);
             self.block(None);
             if self.closing.is_cancelled() {
                 return;
+            }
+            if lasted >= GOOD_AFTER {
+                pause = PAUSE_MIN;
+                said.clear();
             }
             let why = lost.to_string();
             self.state.send_replace(State::Down(why.clone()));
@@ -297,18 +313,26 @@ impl Link {
         }
     }
 
-    /// One connection, from its beginning to its end.
-    async fn hold(&self, pause: &mut Duration, said: &mut String) -> Lost {
+    /// One connection, from its beginning to its end; how long it was there to publish on.
+    async fn one_connection(&self) -> (Lost, Duration) {
         // Whatever happens, its socket is closed when this ends.
         let hang_up = HangUp::default();
         let connected = tokio::select! {
-            () = self.closing.cancelled() => return Lost::Broken("closed".to_owned()),
+            () = self.closing.cancelled() => Err(Lost::Broken("closed".to_owned())),
             connected = connect(&self.address, &hang_up) => connected,
         };
-        let (connection, channel) = match connected {
-            Ok(connected) => connected,
-            Err(lost) => return lost,
-        };
+        match connected {
+            Ok((connection, channel)) => {
+                let begun = Instant::now();
+                let why = self.hold(&connection, &channel).await;
+                (Lost::Broken(why), begun.elapsed())
+            }
+            Err(lost) => (lost, Duration::ZERO),
+        }
+    }
+
+    /// Lets everybody publish on a connection, until its end; why it ended.
+    async fn hold(&self, connection: &Connection, channel: &Channel) -> String {
         let (queue, batches) = mpsc::channel(BATCHES_WAITING_MAX);
         let broken = Broken::default();
         let line = Line {
@@ -317,12 +341,10 @@ impl Link {
         };
         tracing::info!(broker = self.address.place(), "connected");
         gauge!("broker_connected").set(1.0);
-        said.clear();
-        *pause = PAUSE_MIN;
         self.state.send_replace(State::Up(line));
-        let lost = tokio::select! {
-            why = self.listen(&connection) => why,
-            why = publish_all(&channel, batches) => why,
+        let why = tokio::select! {
+            why = self.listen(connection) => why,
+            why = publish_all(channel, batches) => why,
             () = broken.token.cancelled() => broken.why(),
             () = self.closing.cancelled() => {
                 // So that the broker need not wonder; what goes wrong now is of no interest.
@@ -331,8 +353,8 @@ impl Link {
             }
         };
         counter!("broker_connections_lost_total").increment(1);
-        broken.say(&lost);
-        Lost::Broken(lost)
+        broken.say(&why);
+        why
     }
 
     /// Hears what the broker says beside confirms; why the connection ended.

@@ -8,6 +8,7 @@
 //! and the same with `TESTS_ON=postgres`, where there are two nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::support::biller::{Biller, recount};
+use crate::support::biller::{Biller, recount, terminate};
 use crate::support::client::try_send;
 use crate::support::messages::{Reader, collect, settle};
 use crate::support::rabbitmq::Broker;
@@ -51,6 +52,9 @@ async fn whoever_is_killed_everything_is_told_in_order() {
     // after later messages. What is in the queue is in the order in which it was published.
     let queue = collect(&broker.url(), &["#"]).await;
     let mut world = World::new(&broker, events).await;
+    // What a biller keeps has its order by itself, so it may live through all of it.
+    let biller = Biller::of(&broker.url());
+    let following = biller.command(&["--follow"]).spawn().expect("it starts");
     let clients = world.load();
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
     let mut deck = Vec::new();
@@ -71,7 +75,7 @@ async fn whoever_is_killed_everything_is_told_in_order() {
     let loaded = begun.elapsed();
     let heard = hear_everything(&broker, queue).await;
     world.everything_is_heard(&heard).await;
-    world.is_billed_as_recounted();
+    world.is_billed_as_recounted(&biller, following).await;
     let heard = heard.lock().expect("what was heard");
     let (all, repeated) = (heard.messages, heard.messages - heard.places());
     println!(
@@ -233,10 +237,18 @@ impl World {
         }
     }
 
-    /// The queue, which nobody has read until now, makes the same bill as the ledgers.
-    fn is_billed_as_recounted(&mut self) {
-        let biller = Biller::of(&self.broker.url());
-        let billed = biller.report(&["--idle-s", "10"]).done();
+    /// The biller that has followed the queue through all the kills makes the same bill as the ledgers.
+    async fn is_billed_as_recounted(&mut self, biller: &Biller, following: Child) {
+        let begun = Instant::now();
+        let mut rhythm = tokio::time::interval(Duration::from_millis(200));
+        // The beginning of each subscription, and the issuance of each card.
+        let all = TENANTS * (1 + usize::try_from(self.cards_a_tenant).expect("not so many"));
+        while biller.kept().await < all {
+            assert!(begun.elapsed() < REST_MAX, "the biller misses something");
+            rhythm.tick().await;
+        }
+        terminate(following);
+        let billed = biller.report(&["--report-only"]).done();
         for node in &mut self.nodes {
             node.terminate();
             node.stopped();

@@ -67,8 +67,7 @@ pub fn require_begun(period: Period, now: DateTime<Utc>) -> Result<(), Failed> {
     }
 }
 
-/// Writes what the biller's file says to standard output; `dead` messages are among the dead
-/// letters.
+/// Writes what the biller's file says to standard output.
 ///
 /// # Errors
 ///
@@ -76,12 +75,11 @@ pub fn require_begun(period: Period, now: DateTime<Utc>) -> Result<(), Failed> {
 pub async fn report_received(
     report: &BillingReport,
     period: Period,
-    dead: u32,
     teller: &(dyn Teller + Sync),
 ) -> Result<(), Failed> {
     let received = Received::open(&report.file).await?;
     let mut invoice = Invoice::begin(io::stdout(), report.csv, period)?;
-    let reported = from_received(&received, &mut invoice, report.tenant, dead, teller).await;
+    let reported = from_received(&received, &mut invoice, report.tenant, teller).await;
     invoice.end()?;
     reported
 }
@@ -205,7 +203,6 @@ async fn from_received<W: Write>(
     received: &Received,
     invoice: &mut Invoice<W>,
     tenant: Option<TenantId>,
-    dead: u32,
     teller: &(dyn Teller + Sync),
 ) -> Result<(), Failed> {
     let known = received.tenants().await?;
@@ -214,11 +211,14 @@ async fn from_received<W: Write>(
         Some(id) => vec![id],
         None => known,
     };
-    let mut rejected = received.rejected().await?;
-    let mut dead_of_concern = dead;
+    let (mut rejected, dead) = (received.rejected().await?, received.dead().await?);
+    // A dead letter that is none of the rejected messages may be anybody's.
+    let unknown = dead.saturating_sub(u32::try_from(rejected.len()).unwrap_or(u32::MAX));
+    let dead_of_concern = match tenant {
+        Some(_) => unknown,
+        None => dead,
+    };
     if let Some(tenant) = tenant {
-        // A dead letter that is none of the rejected messages may be this tenant's.
-        dead_of_concern = dead.saturating_sub(u32::try_from(rejected.len()).unwrap_or(u32::MAX));
         rejected.retain(|one| one.tenant().is_none_or(|its| its == tenant));
     }
     for one in &rejected {
@@ -226,8 +226,8 @@ async fn from_received<W: Write>(
     }
     if dead > 0 {
         teller.note(&format!(
-            "{BILLING_DEAD_LETTERS} holds {dead} messages: what they are, somebody must see; \
-             republished, they count; then empty it"
+            "{BILLING_DEAD_LETTERS} holds {dead} messages, or did when messages were last taken: what \
+             they are, somebody must see; republished, they count; then empty it"
         ));
     }
     // What names no tenant concerns the whole report, and no single tenant's.
@@ -239,7 +239,7 @@ async fn from_received<W: Write>(
         tell_extent(tenant, &account, teller);
         tell_doubts(tenant, &account, teller);
         let rejected = rejected.iter().any(|one| one.tenant() == Some(tenant));
-        let sure = account.doubts.is_empty() && !rejected;
+        let sure = account.doubts.is_empty() && !rejected && unknown == 0;
         tenants += usize::from(!sure);
         invoice.tenant(tenant, &account.bill, sure)?;
     }

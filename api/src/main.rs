@@ -195,24 +195,17 @@ async fn billing_report(line: &CommandLine, report: &BillingReport) -> anyhow::R
         forget_rejected(&report.file, &Terminal).await?;
     }
     let source = report.source();
-    let dead = match source {
-        Source::Queue | Source::QueueForEver => {
-            let for_ever = source == Source::QueueForEver;
-            let stop = stop_on_signal()?;
-            let dead = take(&line.config.broker, report, for_ever, &stop, &Terminal).await?;
-            if stop.is_cancelled() && !for_ever {
-                anyhow::bail!("stopped before all was taken that waited; what was taken is kept");
-            }
-            dead
+    if matches!(source, Source::Queue | Source::QueueForEver) {
+        let for_ever = source == Source::QueueForEver;
+        let stop = stop_on_signal()?;
+        take(&line.config.broker, report, for_ever, &stop, &Terminal).await?;
+        if stop.is_cancelled() && !for_ever {
+            anyhow::bail!("stopped before all was taken that waited; what was taken is kept");
         }
-        Source::File | Source::Ledgers => None,
-    };
+    }
     match period {
         Some(period) if source == Source::Ledgers => recount(line, report, period).await,
-        Some(period) => {
-            let dead = dead.unwrap_or(0);
-            Ok(billing::report_received(report, period, dead, &Terminal).await?)
-        }
+        Some(period) => Ok(billing::report_received(report, period, &Terminal).await?),
         None => Ok(()),
     }
 }

@@ -53,7 +53,7 @@ pub async fn follow(
             kept(some);
         };
         match take(broker, journal, clock, Until::Told, stop, &mut count).await {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error @ QueueError::Shared(_)) if first => return Err(error),
             Err(error) if error.is_the_brokers() => {
                 if any {

@@ -24,10 +24,10 @@ for delivery, properties, body in channel.consume("digital-card.billing", inacti
         break
     try:
         event = json.loads(body)
-        row = (properties.message_id, event["tenantid"], event["type"])
+        row = (properties.message_id, str(event["tenantid"]), str(event["type"]))
         if event["specversion"] != "1.0" or event["id"] != properties.message_id:
             raise ValueError("not as documented")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         print(f"{properties.message_id}: {error}", file=sys.stderr)
         channel.basic_reject(delivery.delivery_tag, requeue=False)  # to the dead letters
         continue

@@ -1,9 +1,11 @@
 //! A biller's program and file, as the tests run it, and what its reports say.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use chrono::Days;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -120,6 +122,13 @@ impl Report {
             None => (0, true),
         }
     }
+}
+
+/// Tells a biller that follows to stop, and waits until it has.
+pub fn terminate(mut following: Child) {
+    let pid = Pid::from_raw(following.id().cast_signed());
+    signal::kill(pid, Signal::SIGTERM).expect("signalled");
+    assert!(following.wait().expect("ended").success());
 }
 
 /// The same report, counted from the ledgers of a service that has stopped.

@@ -28,7 +28,7 @@ pub fn now() -> DateTime<Utc> {
     SystemClock.now()
 }
 
-/// Takes messages into the biller's file: those that wait, or, `for_ever`, until told to stop. Answers how many messages are among the dead letters, if it has looked.
+/// Takes messages into the biller's file: those that wait, or, `for_ever`, until told to stop.
 ///
 /// # Errors
 ///
@@ -39,7 +39,7 @@ pub async fn take(
     for_ever: bool,
     stop: &CancellationToken,
     teller: &(dyn Teller + Sync),
-) -> Result<Option<u32>, Unavailable> {
+) -> Result<(), Unavailable> {
     let broker = address(broker)?.ok_or_else(|| Unavailable::new("AMQP_URL"))?;
     let journal = Journal::open(&report.file).await;
     let journal = journal.map_err(|error| Unavailable::because(THE_FILE, error))?;
@@ -54,9 +54,7 @@ pub async fn take(
         }
     };
     let taken = match for_ever {
-        true => billing::follow(&broker, &journal, &clock, stop, &mut count)
-            .await
-            .map(|()| None),
+        true => billing::follow(&broker, &journal, &clock, stop, &mut count).await,
         false => {
             let until = Until::Taken(report.idle);
             billing::queue::take(&broker, &journal, &clock, until, stop, &mut count).await
@@ -64,10 +62,8 @@ pub async fn take(
     };
     teller.note(&said(all));
     let closed = journal.close().await;
-    let dead =
-        taken.map_err(|error| Unavailable::because("the queue was not taken to its end", error))?;
-    closed.map_err(|error| Unavailable::because(THE_FILE, error))?;
-    Ok(dead)
+    taken.map_err(|error| Unavailable::because("the queue was not taken to its end", error))?;
+    closed.map_err(|error| Unavailable::because(THE_FILE, error))
 }
 
 fn said(all: Kept) -> String {
@@ -150,5 +146,15 @@ impl Received {
     pub async fn rejected(&self) -> Result<Vec<Rejected>, Unavailable> {
         let rejected = self.0.rejected().await;
         rejected.map_err(|error| Unavailable::because(THE_FILE, error))
+    }
+
+    /// How many messages were among the dead letters when they were last looked at.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub async fn dead(&self) -> Result<u32, Unavailable> {
+        let dead = self.0.dead().await;
+        dead.map_err(|error| Unavailable::because(THE_FILE, error))
     }
 }

@@ -161,6 +161,23 @@ impl Journal {
         forgotten.iter().map(rejected).collect()
     }
 
+    /// Remembers how many messages are among the dead letters now.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says.
+    pub async fn count_dead(&self, messages: u32) -> Result<(), sqlx::Error> {
+        let mut writer = self.database.writer().await?;
+        sqlx::query(
+            "insert into dead_letters (only, messages) values (1, $1)
+             on conflict (only) do update set messages = excluded.messages",
+        )
+        .bind(messages)
+        .execute(&mut *writer)
+        .await
+        .map(drop)
+    }
+
     /// What has been kept.
     pub fn books(&self) -> Books {
         Books {
@@ -295,6 +312,18 @@ impl Books {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(rejected).collect()
+    }
+
+    /// How many messages were among the dead letters when they were last looked at.
+    ///
+    /// # Errors
+    ///
+    /// What SQLite says.
+    pub async fn dead(&self) -> Result<u32, sqlx::Error> {
+        let dead = sqlx::query_scalar("select messages from dead_letters")
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(dead.unwrap_or_default())
     }
 }
 

@@ -1,8 +1,9 @@
 //! The biller's queue at the broker, taken message by message into the journal.
 //!
 //! A queue has one biller: of two, each is given a part of the messages, and makes bills that are
-//! too short and do not show it. So another consumer is looked for before, at the beginning and at
-//! the end, and refused. What cannot be seen is who takes messages one by one, and for how long.
+//! too short and do not show it. So another consumer is looked for before, at the beginning, every ten
+//! seconds and at the end, and refused. What cannot be seen is who takes messages one by one, and for
+//! how long. How many dead letters there are is looked at as often, and kept in the journal.
 //!
 //! Recovery by the client library is off: on any failure the connection is dropped, and whoever
 //! calls decides whether to take up a new one. Every step has a time limit. What is put in an
@@ -22,6 +23,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer, ErrorKind, Queue};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Journal, Kept};
@@ -42,6 +44,8 @@ const ATTEMPTS: &str = "x-delivery-count";
 const ALONE_MAX: Duration = Duration::from_secs(3);
 /// How often it is looked for meanwhile.
 const ALONE_AGAIN: Duration = Duration::from_millis(200);
+/// How often it is looked around while messages are taken.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How often a queue that has messages may give none before that is an error.
 const WITHHELD_MAX: u32 = 10;
 /// AMQP's code for what does not exist.
@@ -106,8 +110,7 @@ impl QueueError {
     }
 }
 
-/// Takes messages from the queue into the journal, over one connection. Answers how many messages
-/// are among the dead letters, if it has looked: at the end, and not when it was told to stop.
+/// Takes messages from the queue into the journal, over one connection.
 ///
 /// `kept` is called after each transaction.
 ///
@@ -121,7 +124,7 @@ pub async fn take(
     until: Until,
     stop: &CancellationToken,
     kept: &mut (dyn FnMut(Kept) + Send),
-) -> Result<Option<u32>, QueueError> {
+) -> Result<(), QueueError> {
     // Whatever happens, the socket is closed when this ends.
     let hang_up = HangUp::default();
     let work = async {
@@ -129,15 +132,13 @@ pub async fn take(
         let connection = step("connecting", dialled).await?;
         let channel = step("opening a channel", connection.create_channel()).await?;
         take_all(&channel, journal, clock, until, kept).await?;
-        let dead = look(&channel, BILLING_DEAD_LETTERS).await?.message_count();
         // It also waits for the acknowledgements.
-        step("closing", connection.close(200, "done".into())).await?;
-        Ok(Some(dead))
+        step("closing", connection.close(200, "done".into())).await
     };
     tokio::select! {
         taken = work => taken,
         // What was handed out and not acknowledged, the broker hands out again.
-        () = stop.cancelled() => Ok(None),
+        () = stop.cancelled() => Ok(()),
     }
 }
 
@@ -153,30 +154,37 @@ async fn take_all(
     step("bounding what is handed out", qos).await?;
     let mut batches = consume(channel).await?.ready_chunks(PREFETCH.into());
     let (mut taken, mut withheld) = (0, 0);
-    not_joined(channel).await?;
+    look_around(channel, journal).await?;
+    let mut looked = Instant::now();
     while until == Until::Told || taken < waiting {
-        let batch = match until {
-            Until::Told => batches.next().await,
-            Until::Taken(idle) => match tokio::time::timeout(idle, batches.next()).await {
-                Ok(batch) => batch,
-                // Silence alone is no proof: a connection may be dead.
-                Err(_) => match not_joined(channel).await? {
-                    0 => return Ok(()),
-                    left if withheld == WITHHELD_MAX => return Err(QueueError::Withheld(left)),
-                    _ => {
-                        withheld += 1;
-                        continue;
-                    }
-                },
-            },
+        let silence_max = match until {
+            Until::Taken(idle) => idle,
+            Until::Told => LOOK_AGAIN,
+        };
+        let Ok(batch) = timeout(silence_max, batches.next()).await else {
+            // Silence alone is no proof: a connection may be dead.
+            let left = look_around(channel, journal).await?;
+            match until {
+                Until::Told => {}
+                Until::Taken(_) if left == 0 => return Ok(()),
+                Until::Taken(_) if withheld == WITHHELD_MAX => {
+                    return Err(QueueError::Withheld(left));
+                }
+                Until::Taken(_) => withheld += 1,
+            }
+            continue;
         };
         let batch: Result<Vec<_>, _> = batch.ok_or(QueueError::Cancelled)?.into_iter().collect();
         let batch = batch.map_err(of("taking messages"))?;
         kept(keep(journal, clock, &batch).await?);
         taken += u32::try_from(batch.len()).unwrap_or(u32::MAX);
         withheld = 0;
+        if looked.elapsed() >= LOOK_AGAIN {
+            look_around(channel, journal).await?;
+            looked = Instant::now();
+        }
     }
-    not_joined(channel).await.map(drop)
+    look_around(channel, journal).await.map(drop)
 }
 
 /// Looks until the queue has no consumer; how many messages wait in it then.
@@ -187,13 +195,17 @@ async fn alone(channel: &Channel) -> Result<u32, QueueError> {
         match queue.consumer_count() {
             0 => return Ok(queue.message_count()),
             others if begun.elapsed() >= ALONE_MAX => return Err(QueueError::Shared(others)),
-            _ => tokio::time::sleep(ALONE_AGAIN).await,
+            _ => sleep(ALONE_AGAIN).await,
         }
     }
 }
 
-/// How many messages wait to be handed out, if this biller is the only consumer.
-async fn not_joined(channel: &Channel) -> Result<u32, QueueError> {
+/// How many messages wait to be handed out, if this biller is the only consumer. Remembers how many are
+/// among the dead letters.
+async fn look_around(channel: &Channel, journal: &Journal) -> Result<u32, QueueError> {
+    let dead = look(channel, BILLING_DEAD_LETTERS).await?.message_count();
+    let counted = journal.count_dead(dead).await;
+    counted.map_err(QueueError::Journal)?;
     let queue = look(channel, BILLING_QUEUE).await?;
     match queue.consumer_count() {
         0 | 1 => Ok(queue.message_count()),
@@ -309,7 +321,7 @@ async fn step<T>(
     what: &'static str,
     work: impl Future<Output = Result<T, lapin::Error>>,
 ) -> Result<T, QueueError> {
-    match tokio::time::timeout(STEP_MAX, work).await {
+    match timeout(STEP_MAX, work).await {
         Ok(done) => done.map_err(of(what)),
         Err(_) => Err(QueueError::TooSlow(what)),
     }

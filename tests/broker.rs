@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::messages::{BROKER, broker_line, published, publishing_to, ready_errors, virtual_host};
+use crate::support::billing_queue::BillingQueue;
 use crate::support::messages::{Reader, in_order};
 use crate::support::service::{command, run};
 use crate::support::{Client, Options, Service, eventually, unique};
@@ -129,6 +130,52 @@ async fn what_is_confirmed_before_a_stop_is_not_told_again_after_it() {
     let after = reader.up_to(22).await;
     let places = before.iter().chain(&after).map(|told| told.sequence);
     assert_eq!(places.collect::<Vec<_>>(), (2..=22).collect::<Vec<_>>());
+}
+
+/// What consumers rely on, spelled out a second time: another argument would be refused by every broker
+/// that has these queues.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queues_are_declared_as_they_always_were() {
+    let url = virtual_host();
+    BillingQueue::declared(&url).await;
+    let reader = Reader::of(&url, &[]).await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let (billing, dead) = ("digital-card.billing", "digital-card.billing.dead-letters");
+    let both = [
+        (
+            dead,
+            vec![("x-delivery-limit", AMQPValue::LongLongInt(1_000_000))],
+        ),
+        (
+            billing,
+            vec![
+                ("x-delivery-limit", AMQPValue::LongLongInt(20)),
+                ("x-dead-letter-exchange", text(dead)),
+                ("x-dead-letter-strategy", text("at-least-once")),
+                ("x-overflow", text("reject-publish")),
+            ],
+        ),
+    ];
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    for (queue, others) in both {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text("quorum"));
+        for (name, value) in others {
+            arguments.insert(name.into(), value);
+        }
+        let channel = reader.channel();
+        let declared = channel.queue_declare(queue.into(), durable, arguments);
+        declared.await.expect("the same");
+    }
+    // The check can fail.
+    let other = FieldTable::default();
+    let declared = reader
+        .channel()
+        .queue_declare(billing.into(), durable, other);
+    assert!(declared.await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

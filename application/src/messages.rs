@@ -10,6 +10,8 @@
 //! `api/asyncapi.json`, to what is published.
 
 mod content;
+#[cfg(test)]
+mod heard;
 mod mapping;
 mod types;
 

@@ -1,7 +1,7 @@
 //! From one node to another: how soon a change that one node has acknowledged is in force on the
 //! other, of two nodes on one private PostgreSQL cluster.
 //!
-//! Each change is made on the first node. From the moment its answer is there, the second is asked
+//! Each change is made on the first node, which issues another tenant's cards meanwhile if it is told to. From the moment its answer is there, the second is asked
 //! over a kept connection, as soon as it has answered, until its answer shows the change: so each
 //! figure includes one answer at least, and is the time within which no tenant sees the old state.
 //!
@@ -14,14 +14,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::connection::Connection;
 use super::service::{LANDLORD_KEY, Service};
 use super::store::{Engine, Store};
-use super::{percentile, shown};
+use super::{Pace, Turns, issue, percentile, shown};
 
 /// A change that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Over how many connections cards are issued meanwhile, and how long at most.
+const CONNECTIONS: usize = 64;
+const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How much is changed.
 #[derive(Debug, Args)]
@@ -29,6 +33,9 @@ pub struct Options {
     /// Changes of each kind
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     changes: u32,
+    /// Cards a second that the first node issues for another tenant meanwhile, over 64 connections
+    #[arg(long, value_parser = super::positive)]
+    rate: Option<f64>,
 }
 
 /// Measures and prints.
@@ -42,13 +49,22 @@ pub async fn enforce(options: &Options, binary: &Path) -> anyhow::Result<()> {
         here: Connection::open(nodes[0].address()).await?,
         there: Connection::open(nodes[1].address()).await?,
     };
-    let tenant = pair.tenant().await?;
+    let tenant = pair.tenant("enforced").await?;
+    let load = match options.rate {
+        Some(rate) => Some(Load::begin(&nodes[0], rate, pair.tenant("beside").await?).await?),
+        None => None,
+    };
     let plans = pair.plans(&tenant, options.changes).await?;
     let keys = pair.keys(options.changes).await?;
     let cards = pair.cards(&tenant, options.changes).await?;
+    let beside = match load {
+        Some(load) => load.per_second(&mut pair).await?,
+        None => 0.0,
+    };
     println!(
         "From a change's answer on one node to the first answer of another that shows it; {} changes \
-         of each kind, one at a time, {} cores shared by client, nodes and database\n",
+         of each kind, one at a time, beside {beside:.0} cards/s; {} cores shared by client, nodes and \
+         database\n",
         options.changes,
         std::thread::available_parallelism()?
     );
@@ -76,6 +92,51 @@ struct Tenant {
     key: String,
 }
 
+/// Cards that are issued until this is dropped.
+struct Load {
+    clients: JoinSet<anyhow::Result<Vec<u32>>>,
+    tenant: Tenant,
+    begun: Instant,
+}
+
+impl Load {
+    async fn begin(node: &Service, rate: f64, tenant: Tenant) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let keys = [tenant.key.clone()].into();
+        let mut clients = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            let turns = Turns::of(&keys, number, CONNECTIONS);
+            let pace = Some(Pace::of(rate, number, CONNECTIONS));
+            let connection = Connection::open(node.address()).await?;
+            let name = number.to_string();
+            clients.spawn(issue(
+                connection,
+                turns,
+                name,
+                pace,
+                begun,
+                begun + FOR_EVER,
+            ));
+        }
+        Ok(Self {
+            clients,
+            tenant,
+            begun,
+        })
+    }
+
+    /// How many a second there were, if none has failed.
+    async fn per_second(mut self, pair: &mut Pair) -> anyhow::Result<f64> {
+        if let Some(ended) = self.clients.try_join_next() {
+            ended??;
+        }
+        pair.there.write_get_as("/v1/usage", &self.tenant.key);
+        let usage: Value = serde_json::from_str(pair.there.ask().await?.body)?;
+        let issued = usage["issued_total"].as_f64().context("issued_total")?;
+        Ok(issued / self.begun.elapsed().as_secs_f64())
+    }
+}
+
 /// A connection to each of two nodes.
 struct Pair {
     /// To the node that changes something.
@@ -86,9 +147,9 @@ struct Pair {
 
 impl Pair {
     /// A tenant that both nodes know.
-    async fn tenant(&mut self) -> anyhow::Result<Tenant> {
-        let body = r#"{"name":"Enforced","slug":"enforced","plan":"pro"}"#;
-        let made = self.change("POST", "/v1/landlord/tenants", LANDLORD_KEY, "tenant", body);
+    async fn tenant(&mut self, slug: &str) -> anyhow::Result<Tenant> {
+        let body = format!(r#"{{"name":"{slug}","slug":"{slug}","plan":"pro"}}"#);
+        let made = self.change("POST", "/v1/landlord/tenants", LANDLORD_KEY, slug, &body);
         let made = made.await?;
         let tenant = Tenant {
             id: text(&made, "id")?,

@@ -24,6 +24,7 @@ mod postgres;
 mod rabbitmq;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -47,7 +48,8 @@ struct Options {
     /// Connections, one row each
     #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
     connections: Vec<usize>,
-    /// Tenants over which the connections are spread, one block of rows each
+    /// Tenants that cards are issued for, one block of rows each; each connection asks for the next
+    /// with each request
     #[arg(long, value_delimiter = ',', default_value = "1,100")]
     tenants: Vec<usize>,
     /// Seconds that each row is measured
@@ -234,16 +236,19 @@ async fn measure(
     for number in 0..tenants {
         keys.push(provision(&mut landlord, &format!("tenant-{number}")).await?);
     }
+    let keys: Arc<[_]> = keys.into();
 
     let begin = Instant::now() + Duration::from_secs_f64(options.warm_up_seconds);
     let end = begin + Duration::from_secs_f64(options.seconds);
     let mut clients = Vec::with_capacity(connections);
     for number in 0..connections {
-        let key = keys[number % tenants].clone();
         let connection = Connection::open(service.address()).await?;
         let pace = options.rate.map(|rate| Pace::of(rate, number, connections));
+        let turns = Turns::of(&keys, number, connections);
         let name = number.to_string();
-        clients.push(tokio::spawn(issue(connection, key, name, pace, begin, end)));
+        clients.push(tokio::spawn(issue(
+            connection, turns, name, pace, begin, end,
+        )));
     }
     tokio::time::sleep_until(begin.into()).await; // a person would wait: the warm-up
     let before = Delays::read(&mut landlord).await?;
@@ -290,6 +295,32 @@ async fn provision(landlord: &mut Connection, slug: &str) -> anyhow::Result<Stri
     Ok(key.to_owned())
 }
 
+/// For whom a connection asks: for one tenant after the other, so that all have their turn however few
+/// connections there are.
+struct Turns {
+    keys: Arc<[String]>,
+    next: usize,
+    step: usize,
+}
+
+impl Turns {
+    /// The connection's part of so many connections.
+    fn of(keys: &Arc<[String]>, connection: usize, connections: usize) -> Self {
+        Self {
+            keys: Arc::clone(keys),
+            next: connection,
+            step: connections,
+        }
+    }
+
+    /// The next tenant's key.
+    fn key(&mut self) -> &str {
+        let key = &self.keys[self.next % self.keys.len()];
+        self.next += self.step;
+        key
+    }
+}
+
 /// When a connection's requests are due.
 struct Pace {
     next: Instant,
@@ -319,7 +350,7 @@ impl Pace {
 /// microseconds.
 async fn issue(
     mut connection: Connection,
-    key: String,
+    mut turns: Turns,
     name: String,
     mut pace: Option<Pace>,
     begin: Instant,
@@ -331,7 +362,7 @@ async fn issue(
             r#"{{"holder":{{"name":"Holder {name} {index}","email":"h{name}.{index}@example.com"}}}}"#
         );
         let idempotency = format!("load-{name}-{index}");
-        connection.write_post("/v1/cards", &key, &idempotency, &body);
+        connection.write_post("/v1/cards", turns.key(), &idempotency, &body);
         let asked = match &mut pace {
             Some(pace) => pace.wait().await,
             None => Instant::now(),

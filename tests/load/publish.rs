@@ -28,7 +28,7 @@ use super::cores::Cores;
 use super::rabbitmq::Broker;
 use super::service::Service;
 use super::store::{Engine, Store};
-use super::{Pace, issue, percentile, provision, shown};
+use super::{Pace, Turns, issue, percentile, provision, shown};
 
 const EXCHANGE: &str = "digital-card.events";
 const BILLING: &str = "digital-card.billing";
@@ -294,12 +294,13 @@ async fn load(
     let begin = Instant::now();
     let end = begin + Duration::from_secs_f64(seconds);
     let mut clients = JoinSet::new();
+    let keys = keys.into();
     for number in 0..CONNECTIONS {
-        let key = keys[number % keys.len()].clone();
+        let turns = Turns::of(&keys, number, CONNECTIONS);
         let connection = Connection::open(service.address()).await?;
         let pace = rate.map(|rate| Pace::of(rate, number, CONNECTIONS));
         let name = format!("{name}-{number}");
-        clients.spawn(issue(connection, key, name, pace, begin, end));
+        clients.spawn(issue(connection, turns, name, pace, begin, end));
     }
     let mut latencies = Vec::new();
     while let Some(client) = clients.join_next().await {

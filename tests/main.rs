@@ -22,6 +22,7 @@ mod subscriptions;
 mod tenants;
 mod trials;
 
+mod connections;
 mod shards;
 
 mod quota;

@@ -54,7 +54,7 @@ step() {
 # PostgreSQL too.
 at_random=(broker_kills:: torture::)
 # What is about PostgreSQL anyway need not be run twice.
-once=(broker_nodes:: schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
+once=(broker_nodes:: connections:: schema_migrations:: moves:: newer_schemas:: nodes:: servers_down:: shards:: torture::)
 
 step 'formatting' cargo fmt --all -- --check
 step 'clippy' cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
@@ -117,6 +118,27 @@ impl Store {
         }
     }
 
+    /// Everything that is kept, as it is on disk or would be backed up.
+    pub fn contents(&self) -> Vec<u8> {
+        match self {
+            Self::Directory(directory) => {
+                let mut contents = Vec::new();
+                let mut directories = vec![directory.path()];
+                while let Some(path) = directories.pop() {
+                    for entry in fs::read_dir(path).expect("a directory").flatten() {
+                        let path = entry.path();
+                        match path.is_dir() {
+                            true => directories.push(path),
+                            false => contents.extend(fs::read(path).expect("a file")),
+                        }
+                    }
+                }
+                contents
+            }
+            Self::Database(database) => database.dump(),
+        }
+    }
+
     /// From now on no tenant's store can be made.
     pub fn refuse_tenants(&self) {
         match self {
@@ -192,6 +214,19 @@ impl Database {
     /// Its name in its cluster.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// All of it, as `pg_dump` writes it.
+    pub fn dump(&self) -> Vec<u8> {
+        let cluster = self.cluster.get();
+        let dump = Command::new(cluster.program("pg_dump"))
+            .args(["--username=tests", "--host"])
+            .arg(cluster.directory())
+            .arg(&self.name)
+            .output()
+            .expect("pg_dump");
+        assert!(dump.status.success());
+        dump.stdout
     }
 
     /// Runs statements; what they answered.

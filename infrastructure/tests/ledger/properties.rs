@@ -3,8 +3,10 @@
 
 use application::ports::{Append, AppendError, Appended};
 use domain::card::{CardEvent, Status};
-use domain::catalogue::Catalogue;
+use domain::catalogue::{FeatureValue, feature};
 use domain::ids::CardId;
+use domain::subscription::{Attribution, Grant, GrantKind, SubscriptionEvent};
+use domain::usage::AdmissionRefusal;
 use futures::future::join_all;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -12,6 +14,9 @@ use tokio::runtime::Runtime;
 
 use crate::postgres::PostgresUnderTest;
 use crate::world::*;
+
+/// The most cards in circulation: so few that the steps alone ask for more.
+const LIMIT: u64 = 3;
 
 /// One append, on one of a few cards, so that appends meet.
 #[derive(Clone, Debug)]
@@ -65,9 +70,27 @@ fn gist(answer: &Result<Appended, AppendError>) -> String {
     }
 }
 
-/// The answers of appends given one by one, and all at once.
-async fn answers<L: LedgerUnderTest>(appends: &[Append], at_once: bool) -> Vec<String> {
+/// A ledger whose tenant may have so few cards.
+async fn limited<L: LedgerUnderTest>() -> L {
     let world = on_plan::<L>("free").await;
+    let few = SubscriptionEvent::AddOnGranted {
+        feature: feature::MAX_CARDS.to_owned().try_into().expect("a slug"),
+        grant: Grant {
+            value: FeatureValue::Limit(LIMIT),
+            kind: GrantKind::Override,
+            expires_at: None,
+        },
+        attribution: Attribution::default(),
+        at: at(),
+    };
+    let limit = subscription(world.tenant(), 1, vec![few]);
+    committed(world.ledger().append(limit).await);
+    world
+}
+
+/// The answers of appends given one by one, or all at once. The last does not fit in any more.
+async fn answers<L: LedgerUnderTest>(appends: &[Append], at_once: bool) -> Vec<String> {
+    let world = limited::<L>().await;
     let ledger = world.ledger();
     let appends = appends.iter().cloned().map(|it| ledger.append(it));
     let answers = match at_once {
@@ -81,14 +104,25 @@ async fn answers<L: LedgerUnderTest>(appends: &[Append], at_once: bool) -> Vec<S
         }
     };
     assert_sound(&*ledger).await;
-    let limit = Catalogue::standard().plan("free").is_some().then_some(500);
-    assert!(Some(ledger.head().usage.in_circulation()) <= limit);
+    assert_eq!(ledger.head().usage.in_circulation(), LIMIT);
+    let full = AdmissionRefusal::QuotaExceeded {
+        limit: LIMIT,
+        used: LIMIT,
+        requested: 1,
+    };
+    let last = answers.last().expect("an answer");
+    assert!(
+        matches!(last, Err(AppendError::NotAdmitted(it)) if *it == full),
+        "{last:?}"
+    );
     answers.iter().map(gist).collect()
 }
 
 fn compare<L: LedgerUnderTest>(steps: &[Step]) -> Result<(), TestCaseError> {
     let cards: Vec<_> = (0..5).map(|_| new_id()).collect();
-    let appends: Vec<_> = steps.iter().map(|step| to_append(step, &cards)).collect();
+    let steps = steps.iter().map(|step| to_append(step, &cards));
+    let more = (0..=LIMIT).map(|_| issue());
+    let appends: Vec<_> = steps.chain(more).collect();
     let runtime = Runtime::new().expect("a runtime");
     let one_by_one = runtime.block_on(answers::<L>(&appends, false));
     let at_once = runtime.block_on(answers::<L>(&appends, true));

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use application::doorbell::Doorbell;
+use application::ports::checkpoints::Checkpoints;
 use application::ports::{AppendError, Appended, Ledger, Random};
 use domain::ids::TenantId;
 use futures::future::join_all;
+use infrastructure::checkpoints::FileCheckpoints;
 use infrastructure::clock::SystemRandom;
 use infrastructure::database::Database;
 use infrastructure::ledger::sqlite::{MIGRATOR, SqliteLedger};
@@ -103,6 +105,31 @@ async fn two_ledgers_on_one_database_share_positions_and_quota() {
         all.extend(events);
     }
     assert_eq!(all.len(), 505);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_is_on_disk_before_it_is_answered_whatever_was_written_before() {
+    let world = on_plan::<SqliteUnderTest>("pro").await;
+    let ledger = world.ledger();
+    let checkpoints = FileCheckpoints::new(Arc::clone(&world.database));
+    for (position, append) in (1..).zip([issue(), issue_under("a", 1)]) {
+        checkpoints.advance("broker", position).await.expect("kept");
+        assert_eq!(durability(&world).await, ("wal".to_owned(), NORMAL));
+        committed(ledger.append(append).await);
+        assert_eq!(durability(&world).await, ("wal".to_owned(), FULL));
+    }
+}
+
+const NORMAL: i64 = 1;
+const FULL: i64 = 2;
+
+/// The mode of the journal, and the level of `synchronous` that the last commit was written at.
+async fn durability(world: &SqliteUnderTest) -> (String, i64) {
+    let mut writer = world.database.writer().await.expect("the writer");
+    let mode = sqlx::query_scalar("pragma journal_mode");
+    let mode = mode.fetch_one(&mut *writer).await.expect("a mode");
+    let level = sqlx::query_scalar("pragma synchronous");
+    (mode, level.fetch_one(&mut *writer).await.expect("a level"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

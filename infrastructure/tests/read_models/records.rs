@@ -8,6 +8,9 @@ use application::scope::Role;
 use application::tenants::{Isolation, Tenant};
 use domain::ids::{KeyId, Slug};
 use domain::text::DisplayName;
+use infrastructure::database::{Database, Older};
+use infrastructure::landlord::{self, LandlordDatabase};
+use infrastructure::portable::{Engine as _, statement};
 
 use crate::history::day;
 use crate::landlords::{LandlordUnderTest, on_both_engines};
@@ -57,6 +60,34 @@ fn record(key: &str, fingerprint: u8, outcome: &str) -> IdempotencyRecord {
         fingerprint: [fingerprint; 32],
         outcome: outcome.to_owned(),
     }
+}
+
+#[tokio::test]
+async fn a_record_in_a_file_is_on_disk_before_it_is_answered_whatever_was_written_before() {
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("landlord.db");
+    let database = landlord::open(&file, Older::Migrate).await;
+    let database = Arc::new(database.expect("a database"));
+    let records = LandlordDatabase::new(Arc::clone(&database));
+    let replayable = || database.write_replayable(statement("select 1"));
+
+    replayable().await.expect("written");
+    assert_eq!(synchronous(&database).await, NORMAL);
+    records.add_key(&key(1), None).await.expect("added");
+    assert_eq!(synchronous(&database).await, FULL);
+    replayable().await.expect("written");
+    let revoked = records.revoke_key(key(1).id, day(1)).await;
+    assert!(revoked.expect("an answer"));
+    assert_eq!(synchronous(&database).await, FULL);
+}
+
+/// The level of `synchronous` that the last commit was written at.
+async fn synchronous(database: &Database) -> i64 {
+    let mut writer = database.writer().await.expect("the writer");
+    let level = sqlx::query_scalar("pragma synchronous");
+    level.fetch_one(&mut *writer).await.expect("a level")
 }
 
 async fn what_was_recorded_is_found_as_it_was<E: LandlordUnderTest>() {

@@ -39,13 +39,15 @@ async fn whatever_fails_every_acknowledged_event_is_there_once() {
     let seconds = seconds.map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
     let half = Duration::from_secs(seconds) / 2;
     let mut chance = Chance::of("TORTURE_SEED");
+    // How often a part draws is a matter of time.
+    let [mut of_lives, mut of_deaths, mut of_repeats] = [(); 3].map(|()| chance.fork());
     let mut world = World::new().await;
 
     let lives = Part {
         name: "lives",
         brief_cards: false,
     };
-    world.suffer(half, lives, SURVIVED, &mut chance).await;
+    world.suffer(half, lives, SURVIVED, &mut of_lives).await;
     world.check().await;
     // Nobody died, so every ring was heard, or made up for by whoever listened anew.
     for node in &world.nodes {
@@ -59,14 +61,14 @@ async fn whatever_fails_every_acknowledged_event_is_there_once() {
         name: "deaths",
         brief_cards: true,
     };
-    world.suffer(half, deaths, ALL, &mut chance).await;
+    world.suffer(half, deaths, ALL, &mut of_deaths).await;
     // What is due is recorded by a start, whatever the clocks were before.
     for number in 0..NODES {
         world.kill(number);
     }
     world.all_brief_cards_expire().await;
     for tenant in 0..PLANS.len() {
-        let node = chance.below(NODES as u64);
+        let node = of_repeats.below(NODES as u64);
         let client = world.client(tenant, usize::try_from(node).expect("a few"));
         repeat_everything(&client, &world.tenants[tenant].1).await;
     }

@@ -77,6 +77,7 @@ impl Load {
                     log: log.clone(),
                     over: Arc::clone(&over),
                     chance: chance.fork(),
+                    ways: chance.fork(),
                     part,
                 };
                 tokio::spawn(worker.run(number))
@@ -107,7 +108,10 @@ struct Worker {
     addresses: Addresses,
     log: Log,
     over: Arc<AtomicBool>,
+    /// What it does.
     chance: Chance,
+    /// Which node it asks: how often it must ask is a matter of time.
+    ways: Chance,
     part: Part,
 }
 
@@ -181,7 +185,7 @@ impl Worker {
         while !self.over.load(Ordering::SeqCst) {
             let node = {
                 let addresses = self.addresses.lock().expect("the addresses");
-                let chosen = self.chance.below(addresses.len() as u64);
+                let chosen = self.ways.below(addresses.len() as u64);
                 addresses[usize::try_from(chosen).expect("a few nodes")].clone()
             };
             let tenant = self.tenant.clone().at(&node);

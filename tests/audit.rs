@@ -1,10 +1,11 @@
 //! The auditor's view: the history as it was stored, with the hashes that prove it.
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use crate::support::client::id;
-use crate::support::recount::{ndjson, verify};
-use crate::support::{Client, Service};
+use crate::support::client::{id, send};
+use crate::support::recount::{history, ndjson, verify};
+use crate::support::{Client, Service, eventually};
 
 async fn tenant_with_history(service: &Service) -> Client {
     let tenant = service.tenant("free").await;
@@ -119,16 +120,73 @@ async fn events_are_filtered_by_position_type_and_aggregate() {
 }
 
 #[tokio::test]
+async fn an_event_says_who_asked_for_it_and_with_what_it_belongs() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let path = format!("/v1/landlord/tenants/{}/subscription", tenant.id());
+    let few = json!({ "value": 5, "kind": "override" });
+    let limited = service
+        .landlord()
+        .put(&format!("{path}/features/max_cards"), &few)
+        .await;
+    limited.expect(200);
+    for _ in 0..3 {
+        tenant.issue("One of many").await;
+    }
+    let request = tenant
+        .request(Method::POST, "/v1/cards")
+        .header("X-Request-Id", "request-7")
+        .header("X-Correlation-Id", "order-7")
+        .json(&json!({ "holder": { "name": "The fourth of five" } }));
+    let card = send(request).await.expect(201).json();
+
+    let (of_card, of_threshold) = eventually("the threshold is told", || async {
+        let events = history(&service, tenant.id()).await;
+        let told = events
+            .iter()
+            .position(|it| it["type"] == "UsageThresholdReached")?;
+        Some((events[told - 1].clone(), events[told].clone()))
+    })
+    .await;
+    let keys = tenant.all("/v1/api-keys").await;
+    let mut metadata = json!({
+        "actor": id(&keys[0]), "role": "tenant_admin", "request_id": "request-7",
+        "correlation_id": "order-7", "causation_id": "request-7",
+    });
+    assert_eq!(of_card["metadata"], metadata, "{of_card}");
+    metadata["actor"] = "thresholds".into();
+    metadata["role"] = "process".into();
+    assert_eq!(of_threshold["metadata"], metadata, "{of_threshold}");
+
+    let of_card = format!("/v1/cards/{}/history", id(&card));
+    let shown = &tenant.all(&of_card).await[0];
+    assert_eq!(shown["actor"], id(&keys[0]), "{shown}");
+    assert_eq!(shown["correlation_id"], "order-7", "{shown}");
+    // Without another word it is the request.
+    let first = &history(&service, tenant.id()).await[2]["metadata"];
+    assert!(first["request_id"].is_string(), "{first}");
+    assert_eq!(first["correlation_id"], first["request_id"], "{first}");
+}
+
+#[tokio::test]
 async fn personal_data_is_in_one_object_of_its_event() {
     let service = Service::shared();
     let tenant = service.tenant("free").await;
-    tenant
-        .issue_as(&serde_json::json!({
-            "holder": { "name": "Private Person", "email": "private@example.com" },
-        }))
-        .await;
-    for line in ndjson(&service, tenant.id()).await.lines() {
-        let mut event: Value = serde_json::from_str(line).expect("JSON");
+    let holder = |name| json!({ "name": name, "email": "private@example.com" });
+    let issued = json!({ "holder": holder("Private Person") });
+    let card = tenant.issue_as(&issued).await;
+    let path = format!("/v1/cards/{}", id(&card));
+    let renamed = json!({ "holder": holder("Private Citizen") });
+    let updated = tenant.put(&format!("{path}/holder"), &renamed).await;
+    updated.expect(200);
+    let replaced = tenant.post(&format!("{path}/replace"), &json!({})).await;
+    replaced.expect(201);
+
+    let mut told = Vec::new();
+    for mut event in history(&service, tenant.id()).await {
+        if event.to_string().contains("Private") {
+            told.push(event["type"].clone());
+        }
         forget_holders(&mut event);
         let rest = event.to_string();
         assert!(
@@ -136,6 +194,7 @@ async fn personal_data_is_in_one_object_of_its_event() {
             "{rest}"
         );
     }
+    assert_eq!(told, ["CardIssued", "CardHolderUpdated", "CardIssued"]);
 }
 
 /// Takes every `holder` away, also out of payloads that are kept as text.

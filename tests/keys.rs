@@ -1,12 +1,14 @@
 //! API keys: made, shown once, revoked at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::process::key_in;
 use crate::support::client::id;
 use crate::support::raw::{Connection, head};
-use crate::support::{Service, unique};
+use crate::support::{Service, Store, eventually, unique};
 
 const PATH: &str = "/v1/api-keys";
 
@@ -44,6 +46,37 @@ async fn a_second_key_needs_the_feature_api_access() {
         !format!("{listed:?}").contains(secret),
         "a secret is shown once"
     );
+}
+
+#[tokio::test]
+async fn no_secret_is_kept_where_the_data_is() {
+    let store = Arc::new(Store::new());
+    let mut service = Service::spawn(&["serve"], &store);
+    let said = eventually("the landlord's key is shown", || async {
+        Some(service.output()).filter(|said| key_in(said).is_some())
+    })
+    .await;
+    let landlord = service.client(key_in(&said).expect("a key"));
+    let body = json!({ "name": "Kept here", "slug": unique("kept"), "plan": "free" });
+    let made = landlord.post("/v1/landlord/tenants", &body).await;
+    let tenant = service.client(made.expect(201).text("api_key"));
+    let body = json!({ "name": "an auditor", "role": "auditor" });
+    let made = landlord.post("/v1/landlord/api-keys", &body).await;
+    let auditor = service.client(made.expect(201).text("api_key"));
+    tenant.issue("Known To Be Kept").await;
+    // Also what is in the log of a file only, and then what is left of it.
+    let running = store.contents();
+    service.terminate();
+    service.stopped();
+    for kept in [running, store.contents()] {
+        let has = |text: &str| kept.windows(text.len()).any(|it| it == text.as_bytes());
+        assert!(has("Known To Be Kept"), "it is looked for where it is");
+        for client in [&landlord, &tenant, &auditor] {
+            assert!(!has(client.key()), "{} is kept", client.key());
+            let chance = client.key().trim_start_matches("dck_");
+            assert!(!has(chance), "{chance} is kept");
+        }
+    }
 }
 
 #[tokio::test]

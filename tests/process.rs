@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use reqwest::Method;
 use serde_json::json;
 
+use crate::support::client::{id, send};
 use crate::support::raw::Connection;
 use crate::support::recount::everything_agrees;
 use crate::support::service::{command, run, wait_for};
@@ -212,8 +214,13 @@ fn pasted(said: &str) -> serde_json::Value {
     let begins = |line: &&str| line.starts_with("KEY=") || line.starts_with("curl ");
     let lines: Vec<_> = said.lines().filter(begins).collect();
     assert_eq!(lines.len(), 2, "{said}");
+    printed(&lines.join("\n"))
+}
+
+/// The JSON that commands of a shell print.
+fn printed(commands: &str) -> serde_json::Value {
     let shell = std::process::Command::new("sh")
-        .args(["-c", &lines.join("\n")])
+        .args(["-c", commands])
         .output();
     let printed = shell.expect("a shell").stdout;
     serde_json::from_slice(&printed)
@@ -262,6 +269,69 @@ async fn the_demo_shows_three_tenants_with_cards_and_is_safe_to_repeat() {
     }
     assert!(cards[0].iter().all(|count| *count > 0), "{cards:?}");
     assert_eq!(cards[0], cards[1], "the second run made no more cards");
+}
+
+#[tokio::test]
+async fn every_key_and_every_command_that_the_demo_prints_works() {
+    let service = Service::spawn(&["demo"], &Arc::new(Store::new()));
+    let said = eventually("the commands are printed", || async {
+        Some(service.output()).filter(|said| said.contains("/v1/landlord/tenants -H"))
+    })
+    .await;
+    let client_of = |who: &str| {
+        let line = said.lines().find(|line| line.trim().starts_with(who));
+        let key = line.and_then(key_in);
+        service.client(key.unwrap_or_else(|| panic!("no key of {who}: {said}")))
+    };
+    for tenant in client_of("landlord").all("/v1/landlord/tenants").await {
+        let plan = tenant["plan"].as_str().expect("a plan");
+        let who = format!("{} ({plan})", tenant["name"].as_str().expect("a name"));
+        let entitled = client_of(&who).get("/v1/entitlements").await;
+        assert_eq!(entitled.expect(200).json()["plan"], plan);
+        let history = format!("/v1/audit/tenants/{}/events", id(&tenant));
+        client_of("auditor").get(&history).await.expect(200);
+    }
+
+    let commands = said.lines().filter(|line| line.trim().starts_with("curl "));
+    let mut answered = 0;
+    for command in commands {
+        let problem = printed(command)["status"].as_u64();
+        // Whatever has a state of its own says it in words.
+        let expected = command.contains("# 402").then_some(402);
+        assert_eq!(problem, expected, "{command}");
+        answered += 1;
+    }
+    assert_eq!(answered, 6, "{said}");
+}
+
+#[tokio::test]
+async fn a_log_line_says_whose_request_it_is_in_text_and_in_json() {
+    for (format, shown) in [
+        ("text", "request_id=\"asked-7\""),
+        ("json", r#""request_id":"asked-7""#),
+    ] {
+        let options = Options::default()
+            .with("LOG_FORMAT", format)
+            .with("RUST_LOG", "debug");
+        let service = Service::start_with(options);
+        let request = service.stranger();
+        let request = request.request(Method::GET, "/v1/usage");
+        let answer = send(request.header("X-Request-Id", "asked-7")).await;
+        answer.problem(401, "unauthorized");
+        let line = eventually("it is logged", || async {
+            let said = service.output();
+            let line = said.lines().find(|line| line.contains("asked-7"));
+            line.map(str::to_owned)
+        })
+        .await;
+        assert!(line.contains(shown), "{line}");
+        if format == "json" {
+            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!(line["status"], 401, "{line}");
+            assert_eq!(line["path"], "/v1/usage", "{line}");
+            assert_eq!(line["code"], "unauthorized", "{line}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -361,7 +431,7 @@ async fn health_readiness_and_metrics_are_there() {
 }
 
 /// The first key in a text.
-fn key_in(said: &str) -> Option<&str> {
+pub fn key_in(said: &str) -> Option<&str> {
     keys_in(said).first().copied()
 }
 

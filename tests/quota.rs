@@ -179,7 +179,6 @@ async fn downgrading_a_tenant_with_2000_cards_deletes_nothing_and_blocks_issuing
     assert_eq!(overview["usage"]["in_circulation"], 1_999, "{overview}");
 }
 
-/// So many issuances at once, each in flight with all others, over many connections.
 /// So many cards whose time is over already.
 async fn expired(tenant: &Client, size: u64) -> Vec<Value> {
     let brief: Vec<_> = stream::iter(0..size)
@@ -202,6 +201,7 @@ fn renewal() -> Value {
     json!({ "expires_at": "2099-01-01T00:00:00Z" })
 }
 
+/// So many issuances at once, each in flight with all others, over many connections.
 async fn burst(tenant: &Client, size: usize) -> Vec<Answer> {
     let asking: Vec<_> = (0..size)
         .map(|index| {

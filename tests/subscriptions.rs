@@ -66,6 +66,31 @@ async fn a_level_1_tenant_is_told_what_a_level_2_path_needs() {
 }
 
 #[tokio::test]
+async fn an_export_as_csv_is_also_sold_on_its_own() {
+    let service = Service::shared();
+    let tenant = service.tenant("free").await;
+    let export = async |format| {
+        let path = format!("/v1/cards/export?format={format}");
+        tenant.get(&path).await
+    };
+    let needs_all_formats = async |format| {
+        let problem = export(format).await.problem(402, "upgrade_required");
+        assert_eq!(problem["feature"], "cards.export", "{problem}");
+    };
+    needs_all_formats("csv").await;
+    let add_on = subscription(&tenant, "features/export_csv");
+    let (landlord, yes) = (service.landlord(), json!({ "value": true }));
+    landlord.put(&add_on, &yes).await.expect(200);
+    let passed = export("csv").await;
+    passed.problem(501, "module_not_available");
+    for format in ["xlsx", "pdf", "ndjson"] {
+        needs_all_formats(format).await;
+    }
+    landlord.delete(&add_on).await.expect(200);
+    needs_all_formats("csv").await;
+}
+
+#[tokio::test]
 async fn an_enterprise_tenant_passes_every_gate() {
     let service = Service::shared();
     let tenant = service.tenant("enterprise").await;

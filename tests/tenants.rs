@@ -70,6 +70,33 @@ async fn a_list_shows_what_was_changed_a_moment_ago() {
 }
 
 #[tokio::test]
+async fn what_is_read_at_a_position_is_at_it_or_answered_503() {
+    let service = Service::shared();
+    let (tenant, landlord) = (service.tenant("free").await, service.landlord());
+    let body = json!({ "holder": { "name": "At a position" } });
+    let reached = tenant.post("/v1/cards", &body).await.position();
+    let overview = format!("{PATH}/{}", tenant.id());
+    let subscription = format!("{overview}/subscription");
+    for (client, path) in [
+        (&tenant, "/v1/usage"),
+        (&tenant, "/v1/entitlements"),
+        (&tenant, "/v1/entitlements/max_cards"),
+        (&tenant, "/v1/modules"),
+        (&landlord, &overview),
+        (&landlord, &subscription),
+    ] {
+        let at = async |position| client.get(&format!("{path}?at_least={position}")).await;
+        at(reached).await.expect(200);
+        let beyond = at(reached + 1).await;
+        beyond.problem(503, "read_model_behind");
+        assert!(beyond.headers.contains_key("retry-after"), "{beyond}");
+    }
+    let usage = tenant.get(&format!("/v1/usage?at_least={reached}")).await;
+    assert_eq!(usage.json()["as_of"], reached);
+    assert_eq!(usage.json()["in_circulation"], 1);
+}
+
+#[tokio::test]
 async fn the_catalogue_shows_plans_and_features() {
     let service = Service::shared();
     let landlord = service.landlord();

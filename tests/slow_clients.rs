@@ -152,6 +152,26 @@ async fn connections_that_rest_make_room_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_costs_one_connection_that_rests_not_all() {
+    let service = Service::start_with(Options::default().with("CONNECTIONS_MAX", 10));
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut resting = Vec::new();
+    for _ in 0..10 {
+        let mut connection = Connection::open(service.address()).await;
+        connection.send(request).await;
+        connection.answer().await.expect("an answer");
+        resting.push(connection);
+    }
+    service.stranger().get("/healthz").await.expect(200);
+    let mut closed = 0;
+    for mut connection in resting {
+        connection.send(request).await;
+        closed += u32::from(connection.answer().await.is_none());
+    }
+    assert_eq!(closed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_take_their_time_take_nobodys_place() {
     let service = Service::start_with(Options::default().with("REQUESTS_IN_FLIGHT_MAX", 10));
     let tenant = service.tenant("free").await;
@@ -177,14 +197,8 @@ async fn assert_served(tenant: &Client) {
 
 /// Waits until the service counts no more than so many connections; the question is one.
 async fn connections_fall_to(service: &Service, most: u64) {
-    let stranger = service.stranger();
     eventually("the connections are closed", || async {
-        let metrics = stranger.get("/metrics").await;
-        let text = String::from_utf8(metrics.body.clone()).expect("UTF-8");
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("http_connections "))?;
-        let open: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        let open = service.gauge("http_connections").await?;
         (open <= most as f64).then_some(())
     })
     .await;

@@ -90,7 +90,7 @@ impl Drop for InHand {
 }
 
 impl Requests {
-    /// A request's head has arrived; its answer is being worked out.
+    /// A request's head has arrived; it is in hand until its answer is through.
     pub fn begin(&self) -> InHand {
         self.counts.begun.fetch_add(1, Ordering::Relaxed);
         InHand {

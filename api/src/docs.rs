@@ -237,7 +237,9 @@ pub fn pages<S: Clone + Send + Sync + 'static>(openapi: OpenApi) -> Router<S> {
     let document = Bytes::from(openapi.to_json().unwrap_or_default());
     let json: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
     let problems = Bytes::from(problems_page());
-    let swagger = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    // Unless told otherwise, the page asks somebody else's server whether the document is valid.
+    let config = Config::from("/openapi.json").validator_url("none");
+    let swagger = SwaggerUi::new("/docs").config(config);
     Router::new()
         .route("/openapi.json", get(async move || (json, document.clone())))
         .route("/docs/problems", get(async move || Html(problems.clone())))

@@ -13,7 +13,7 @@ use api::crowd::Crowd;
 use api::maintenance::{self, Teller};
 use api::meter::{self, Meter};
 use api::wiring::billing::{forget_rejected, now, take};
-use api::wiring::{Service, broker};
+use api::wiring::{LandlordKey, Service, broker};
 use api::{Api, archive, asyncapi, billing, demo, docs, files, first_minutes, server, verify};
 use application::error::causes;
 use domain::billing::Period;
@@ -98,7 +98,6 @@ async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
         true => Some(demo::landlord_key(config)),
         false => config.landlord_api_key(),
     };
-    // A key that is made here is shown this once: nothing may fail before it is.
     let key = service.landlord_key(configured).await?;
     service.start();
     let greeting = match demo {
@@ -107,7 +106,12 @@ async fn serve(line: &CommandLine, demo: bool) -> anyhow::Result<()> {
     };
     let router = api::router(Arc::new(api_of(&service, config, address)));
     tokio::spawn(meter::keep_up());
-    print(&greeting);
+    let shown = write(&greeting);
+    if let LandlordKey::Generated(secret) = &key {
+        // It is shown this once: one that nobody has seen must not keep the next from being made.
+        shown.context("the landlord key cannot be shown")?;
+        service.keep(secret).await?;
+    }
     server::serve(listener, router, &config.limits, stop).await;
     service.stop().await;
     Ok(())
@@ -292,8 +296,14 @@ fn log_to_stderr(format: LogFormat) {
 
 /// Writes to standard output at once; a reader that went away is no reason to stop.
 fn print(text: &str) {
+    let _ = write(text);
+}
+
+/// Writes to standard output at once.
+fn write(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Writes a line to standard error; a reader that went away is no reason to stop.

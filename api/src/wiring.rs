@@ -97,7 +97,7 @@ trait Engine: Send + Sync {
 /// Where a landlord key comes from.
 #[derive(Debug)]
 pub enum LandlordKey {
-    /// Made just now: shown once, only its hash is kept.
+    /// Drawn just now: shown once, only its hash is kept.
     Generated(Secret),
     /// The configuration sets it.
     Configured,
@@ -179,7 +179,8 @@ impl Service {
         })
     }
 
-    /// Lets the configured key in; without one, makes one if there is none yet.
+    /// Lets the configured key in; without one, draws one if there is none yet. It opens nothing
+    /// before it is [kept](Self::keep).
     ///
     /// # Errors
     ///
@@ -202,10 +203,20 @@ impl Service {
             return Ok(LandlordKey::Known);
         }
         let secret = Secret::from_bytes(application.random.secret());
-        let key = self.of_landlord(KeyId::new(application.random.id()), &secret)?;
+        Ok(LandlordKey::Generated(secret))
+    }
+
+    /// Keeps a landlord key that was drawn, and lets it in.
+    ///
+    /// # Errors
+    ///
+    /// The landlord's database did not answer.
+    pub async fn keep(&self, secret: &Secret) -> Result<(), Error> {
+        let application = &self.application;
+        let key = self.of_landlord(KeyId::new(application.random.id()), secret)?;
         application.landlord.add_key(&key, None).await?;
         application.keys.put(key);
-        Ok(LandlordKey::Generated(secret))
+        Ok(())
     }
 
     fn of_landlord(&self, id: KeyId, secret: &Secret) -> Result<ApiKey, Error> {

@@ -365,15 +365,17 @@ impl<B> Stores<B> {
         if self.open.len() <= open_max {
             return None;
         }
-        // New holders come only through this map, which is locked: unused stays unused.
-        let unused = |open: &&OpenStore<B>| Arc::strong_count(&open.store) == 1;
+        // New holders come only through this map, which is locked: unused stays unused. But
+        // somebody at the gate is about to use it.
+        let unused = |open: &&OpenStore<B>| {
+            Arc::strong_count(&open.store) == 1 && !self.gates.contains_key(&open.store.tenant)
+        };
         let oldest = self
             .open
             .values()
             .filter(unused)
             .min_by_key(|it| it.last_used)?;
         let tenant = oldest.store.tenant;
-        // Somebody at the gate is about to use it.
         let held = self.gate(tenant).try_lock_owned().ok()?;
         let open = self.open.remove(&tenant)?;
         self.greeted

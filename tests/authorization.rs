@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::contracts::committed;
 use crate::support::client::{id, send};
-use crate::support::{Answer, Client, Options, Service, unique};
+use crate::support::{Answer, Client, Options, Service, eventually, unique};
 
 /// Anybody, without a key.
 const ANYBODY: &[&str] = &["anybody"];
@@ -338,6 +338,31 @@ async fn no_secret_and_no_personal_data_is_in_the_logs() {
         log.contains(tenant.id()),
         "requests are logged with their tenant:\n{log}"
     );
+}
+
+#[tokio::test]
+async fn what_is_asked_about_a_tenant_is_logged_with_the_tenant() {
+    let options = Options::default().with("RUST_LOG", "api=debug");
+    let service = Service::start_with(options.with("LOG_FORMAT", "json"));
+    let tenant = service.tenant("free").await.id().to_owned();
+    let (landlord, auditor) = (service.landlord(), service.with_role("auditor", None).await);
+    let subscription = "/v1/landlord/tenants/{id}/subscription";
+    let events = "/v1/audit/tenants/{id}/events";
+    for (client, path, id, logged) in [
+        (&landlord, subscription, tenant.as_str(), json!(tenant)),
+        (&auditor, events, &tenant, json!(tenant)),
+        (&landlord, events, "ada@example.com", json!(null)),
+    ] {
+        let answer = client.get(&path.replace("{id}", id)).await;
+        let line = eventually("it is logged", || async {
+            let output = service.output();
+            let request = format!("\"request_id\":\"{}\"", answer.header("x-request-id"));
+            let line = output.lines().find(|line| line.contains(&request))?;
+            serde_json::from_str::<Value>(line).ok()
+        })
+        .await;
+        assert_eq!((&line["path"], &line["tenant"]), (&json!(path), &logged));
+    }
 }
 
 /// The path with ids of nobody.

@@ -57,6 +57,16 @@ impl Told {
         last
     }
 
+    /// How many events are to be told of, and for how many seconds the oldest has been.
+    async fn lag(&self) -> Option<(f64, f64)> {
+        let gauge = async |name| {
+            let of_broker = format!("{name}{{subscriber=\"broker\"}}");
+            self.service.gauge(&of_broker).await
+        };
+        let events = gauge("subscriber_lag_events").await?;
+        Some((events, gauge("subscriber_lag_seconds").await?))
+    }
+
     /// Waits until it can be seen that messages wait; why, as staff sees it.
     async fn behind(&self) -> Value {
         eventually("it is seen that the broker is away", || async {
@@ -64,7 +74,9 @@ impl Told {
             let told = |code| errors.iter().any(|error| error["code"] == code);
             let seen = told("unreachable") && told("behind");
             let line = broker_line(&self.service, &self.tenant).await?;
-            (seen && line["lag"].as_u64() > Some(0)).then_some(line)
+            let (events, seconds) = self.lag().await?;
+            let behind = line["lag"].as_u64() > Some(0) && events > 0.0 && seconds > 0.0;
+            (seen && behind).then_some(line)
         })
         .await
     }
@@ -78,7 +90,8 @@ impl Told {
         eventually("nothing is left to be told of", || async {
             let ready = ready_errors(&self.service).await.is_empty();
             let line = broker_line(&self.service, &self.tenant).await?;
-            (ready && line["lag"] == 0).then_some(())
+            let nothing = line["lag"] == 0 && self.lag().await? == (0.0, 0.0);
+            (ready && nothing).then_some(())
         })
         .await;
     }

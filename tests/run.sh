@@ -8,6 +8,8 @@ say() { printf '== %s\n' "$*"; }
 # command or file, Debian package, and the path in the repository that needs it.
 needs='
 cc     gcc    Cargo.toml
+/usr/include/stdlib.h libc6-dev Cargo.toml
+/etc/ssl/certs/ca-certificates.crt ca-certificates Cargo.toml
 curl   curl   tests/process.rs
 pg_ctlcluster postgresql tests/servers/postgres.rs
 rabbitmqctl rabbitmq-server tests/servers/rabbitmq.rs
@@ -27,7 +29,7 @@ install_missing() {
   [ "$(id -u)" -eq 0 ] || as_root=(sudo)
   "${as_root[@]}" apt-get update -qq
   DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends \
-    ca-certificates libc6-dev "${missing[@]}"
+    "${missing[@]}"
 }
 
 install_missing

@@ -20,6 +20,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use domain::ids::TenantId;
 use futures::FutureExt;
 use tower::{Layer, Service};
 
@@ -117,7 +118,15 @@ fn arrival(api: &Api, request: &Request) -> Arrival {
             .unwrap_or_else(|| api.application.random.id().to_string()),
         id_from_outside(headers.get(CORRELATION_ID)),
         bearer(headers).and_then(|secret| api.application.keys.authenticate(&secret)),
+        tenant_in(request.uri().path()),
     )
+}
+
+/// The tenant whom a path of the landlord's or an auditor's names.
+fn tenant_in(path: &str) -> Option<TenantId> {
+    let prefixes = ["/v1/landlord/tenants/", "/v1/audit/tenants/"];
+    let rest = prefixes.iter().find_map(|it| path.strip_prefix(it))?;
+    rest.split('/').next()?.parse().ok()
 }
 
 /// Lets a request in, if it is not too large and there is room for it.
@@ -240,7 +249,7 @@ fn log(
             tracing::$level!(
                 request_id = arrival.request_id,
                 key = arrival.key.as_ref().map(|key| tracing::field::display(key.id)),
-                tenant = arrival.key.as_ref().and_then(|key| key.tenant).map(tracing::field::display),
+                tenant = arrival.tenant.map(tracing::field::display),
                 %method,
                 path,
                 status = response.status().as_u16(),

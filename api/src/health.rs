@@ -180,7 +180,9 @@ fn by_name<'a>(
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
 )]
 pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let text = api.meter.render(&api.crowd, &api.application.subscribers);
+    let application = &api.application;
+    let now = application.clock.now();
+    let text = api.meter.render(&api.crowd, &application.subscribers, now);
     let prometheus = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, prometheus)], text).into_response()
 }

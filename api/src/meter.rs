@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use application::subscribers::{FollowerState, Subscribers};
 use axum::http::{Method, StatusCode};
+use chrono::{DateTime, Utc};
 use metrics::{
     Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
@@ -66,9 +67,9 @@ impl Meter {
     }
 
     /// Every metric as Prometheus text; gauges are taken now.
-    pub fn render(&self, crowd: &Crowd, subscribers: &Subscribers) -> String {
+    pub fn render(&self, crowd: &Crowd, subscribers: &Subscribers, now: DateTime<Utc>) -> String {
         gauge!("http_requests_in_flight").set(crowd.len() as f64);
-        measure(subscribers);
+        measure(subscribers, now);
         recorder().map_or_else(String::new, PrometheusHandle::render)
     }
 }
@@ -118,20 +119,33 @@ fn known(method: &Method) -> &'static str {
         .map_or("other", |(_, text)| text)
 }
 
-/// The subscribers' state, over all tenants.
-fn measure(subscribers: &Subscribers) {
-    let mut lines: HashMap<&'static str, (u64, u64, u64)> = HashMap::new();
+/// One subscriber's state, over all tenants.
+#[derive(Default)]
+struct Lag {
+    events: u64,
+    events_max: u64,
+    /// The age of the oldest event that is not handled.
+    age_max: Duration,
+    stopped: u64,
+}
+
+fn measure(subscribers: &Subscribers, now: DateTime<Utc>) {
+    let mut lags: HashMap<&'static str, Lag> = HashMap::new();
     for (name, _, progress) in subscribers.progress() {
-        let (sum, max, stopped) = lines.entry(name).or_default();
-        let lag = progress.lag();
-        *sum += lag;
-        *max = lag.max(*max);
-        *stopped += u64::from(progress.state == FollowerState::Stopped);
+        let lag = lags.entry(name).or_default();
+        let age = progress
+            .behind_since
+            .and_then(|it| (now - it).to_std().ok());
+        lag.events += progress.lag();
+        lag.events_max = lag.events_max.max(progress.lag());
+        lag.age_max = lag.age_max.max(age.unwrap_or_default());
+        lag.stopped += u64::from(progress.state == FollowerState::Stopped);
     }
-    for (name, (sum, max, stopped)) in lines {
-        gauge!("subscriber_lag_events", "subscriber" => name).set(sum as f64);
-        gauge!("subscriber_lag_events_max", "subscriber" => name).set(max as f64);
-        gauge!("subscriber_stopped_tenants", "subscriber" => name).set(stopped as f64);
+    for (name, lag) in lags {
+        gauge!("subscriber_lag_events", "subscriber" => name).set(lag.events as f64);
+        gauge!("subscriber_lag_events_max", "subscriber" => name).set(lag.events_max as f64);
+        gauge!("subscriber_lag_seconds", "subscriber" => name).set(lag.age_max.as_secs_f64());
+        gauge!("subscriber_stopped_tenants", "subscriber" => name).set(lag.stopped as f64);
     }
 }
 
@@ -177,6 +191,10 @@ fn describe() {
     describe_gauge!(
         "subscriber_lag_events_max",
         "Events not yet handled, of the tenant furthest behind"
+    );
+    describe_gauge!(
+        "subscriber_lag_seconds",
+        "The age of the oldest event not yet handled, over all tenants"
     );
     describe_broker();
     describe_gauge!(

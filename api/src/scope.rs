@@ -12,6 +12,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
+use domain::ids::TenantId;
 
 use crate::Api;
 use crate::crowd::{Crowd, Place};
@@ -29,17 +30,26 @@ pub struct Arrival {
     pub correlation_id: Option<String>,
     /// The key, if it is in force.
     pub key: Option<ApiKey>,
+    /// The tenant that the request is about, for the log: the key's, or one that the path names.
+    pub tenant: Option<TenantId>,
     /// Its place among the requests being worked on.
     place: Mutex<Option<Place>>,
 }
 
 impl Arrival {
     /// A request that has arrived, without a place yet.
-    pub fn new(request_id: String, correlation_id: Option<String>, key: Option<ApiKey>) -> Self {
+    pub fn new(
+        request_id: String,
+        correlation_id: Option<String>,
+        key: Option<ApiKey>,
+        in_path: Option<TenantId>,
+    ) -> Self {
+        let tenant = key.as_ref().and_then(|key| key.tenant).or(in_path);
         Self {
             request_id,
             correlation_id,
             key,
+            tenant,
             place: Mutex::default(),
         }
     }

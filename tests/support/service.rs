@@ -197,10 +197,22 @@ impl Service {
         self.client(made.text("api_key"))
     }
 
+    /// What `/metrics` shows.
+    async fn metrics(&self) -> String {
+        let metrics = self.stranger().get("/metrics").await;
+        String::from_utf8(metrics.expect(200).body.clone()).expect("UTF-8")
+    }
+
+    /// A gauge that `/metrics` shows, by its name and labels.
+    pub async fn gauge(&self, name: &str) -> Option<f64> {
+        let metrics = self.metrics().await;
+        let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+        metrics.lines().find_map(value)
+    }
+
     /// The sum of a counter that `/metrics` shows.
     pub async fn counted(&self, name: &str) -> u64 {
-        let metrics = self.stranger().get("/metrics").await;
-        let text = String::from_utf8(metrics.expect(200).body.clone()).expect("UTF-8");
+        let text = self.metrics().await;
         let of_counter = |line: &&str| {
             line.strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with([' ', '{']))

@@ -12,6 +12,7 @@ mod cluster;
 mod conformance;
 mod dedicated;
 mod doorbell;
+mod given_up;
 mod kept;
 mod lost;
 mod other_nodes;

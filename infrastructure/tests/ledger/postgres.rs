@@ -14,7 +14,7 @@ use infrastructure::ledger::postgres::PostgresLedger;
 use infrastructure::shard::Shard;
 use infrastructure::shard::schema::Schema;
 use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use tokio::task::JoinHandle;
 
@@ -84,6 +84,11 @@ impl PostgresUnderTest {
     /// The ledger as a node has it that is connected once, under this name.
     pub async fn connected_once(&self, name: &str) -> (Shard, Arc<PostgresLedger>) {
         let options = Cluster::shared().shard().application_name(name);
+        self.by_way_of(options).await
+    }
+
+    /// The same, by another way.
+    pub async fn by_way_of(&self, options: PgConnectOptions) -> (Shard, Arc<PostgresLedger>) {
         let shard = Shard::new(options, 1, Duration::from_secs(30), Duration::from_secs(30));
         let ledger = open_ledger(self.tenant, &shard, &self.clock, &self.doorbell).await;
         (shard, ledger)

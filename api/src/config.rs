@@ -26,6 +26,10 @@ pub use self::broker::{AmqpAddress, AmqpUrl, Broker};
 const LANDLORD_KEY_LENGTH_MIN: usize = 32;
 /// Where `serve` keeps its data.
 const STORE_DEFAULT: &str = "sqlite:./data";
+/// How many tenants' files are open unless it is said.
+const OPEN_FILES_MAX: usize = 192;
+/// The same of tenants' schemas.
+const OPEN_SCHEMAS_MAX: usize = 1_024;
 /// Where `demo` keeps its data.
 const STORE_OF_DEMO: &str = "sqlite:./data-demo";
 
@@ -228,9 +232,10 @@ pub struct Limits {
     #[arg(long = "appends-waiting-max", env = "APPENDS_WAITING_MAX", global = true, value_name = "APPENDS_WAITING_MAX", default_value = "2048", value_parser = at_least_one)]
     pub appends_waiting_max: usize,
 
-    /// Tenants whose stores are kept open
-    #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", default_value = "192", value_parser = at_least_one)]
-    pub open_tenants_max: usize,
+    /// Tenants whose stores are kept open [default: 192, of 1 MiB each; on PostgreSQL 1024, of less
+    /// than 0.1 MiB each]
+    #[arg(long = "open-tenants-max", env = "OPEN_TENANTS_MAX", global = true, value_name = "OPEN_TENANTS_MAX", value_parser = at_least_one)]
+    pub open_tenants_max: Option<usize>,
 
     /// When every ledger is counted again and compared with what else says how many cards there
     /// are, each night on one node: HH:MM in UTC, or with an offset (03:00+02:00), which does not
@@ -268,6 +273,18 @@ impl Nightly {
             Self::At(time) => Some(time),
             Self::Off => None,
         }
+    }
+}
+
+impl Limits {
+    /// Tenants whose stores are kept open where they are files.
+    pub fn open_files_max(&self) -> usize {
+        self.open_tenants_max.unwrap_or(OPEN_FILES_MAX)
+    }
+
+    /// Tenants whose stores are kept open where they are schemas.
+    pub fn open_schemas_max(&self) -> usize {
+        self.open_tenants_max.unwrap_or(OPEN_SCHEMAS_MAX)
     }
 }
 

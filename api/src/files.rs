@@ -34,7 +34,7 @@ pub fn raise_limit(store: &Store, limits: &Limits) {
 fn needed(store: &Store, limits: &Limits) -> u64 {
     let connections = limits.connections_max as u64;
     let stores = match store {
-        Store::Sqlite(_) => limits.open_tenants_max as u64 * FILES_A_STORE,
+        Store::Sqlite(_) => limits.open_files_max() as u64 * FILES_A_STORE,
         Store::Postgres(_) => u64::from(limits.shard_connections_max),
     };
     FILES_BESIDES + connections + stores

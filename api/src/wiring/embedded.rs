@@ -48,7 +48,7 @@ pub(super) async fn open(
     landlord.interrupt_usage_audits().await?;
     let stores = EmbeddedStores::new(
         directory.tenants(),
-        limits.open_tenants_max,
+        limits.open_files_max(),
         limits.appends_waiting_max,
         older,
         Arc::clone(clock),

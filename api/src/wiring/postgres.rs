@@ -91,7 +91,7 @@ pub(super) async fn open(
     let stores = SchemaStores::new(
         Arc::clone(&connected),
         news.clone(),
-        limits.open_tenants_max,
+        limits.open_schemas_max(),
         limits.appends_waiting_max,
         older,
         Arc::clone(clock),
